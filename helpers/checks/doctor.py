@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from helpers import addresses, database_pages, durability, fast_path, ports
+from helpers import addresses, database_pages, durability, fast_path, ports, side_by_side
 from helpers import workspace as workspace_files
 from helpers.engines import select
 from helpers.engines.base import Engine
-from helpers.engines.host import LOCAL, Host
+from helpers.engines.host import LOCAL, Host, HostFacts
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.gpu import node_types
@@ -81,9 +82,8 @@ def check_privileged(planned: Iterable[tuple[str, Port]], lowest: int) -> list[F
     ]
 
 
-def check_disk(engine: Engine, fresh: bool) -> Finding:
+def check_disk(engine: Engine, facts: HostFacts, fresh: bool) -> Finding:
     """Free space where the services keep their data."""
-    facts = engine.host_facts()
     if not facts.knows_disk:
         return Finding(Level.OK, "disk", f"nobody can tell yet how much is free at {facts.disk_path}")
     text = f"{_size(facts.disk_free)} free at {facts.disk_path}"
@@ -104,7 +104,7 @@ def preflight(engine: Engine, settings: Settings) -> None:
     statuses = engine.services()
     findings = _all_ports(engine, statuses)
     fresh = not engine.data()
-    findings.append(check_disk(engine, fresh))
+    findings.append(check_disk(engine, engine.host_facts(), fresh))
     findings += engine.checks.programs()
     problem, fix = engine.workspace_problem()
     if problem:
@@ -136,8 +136,7 @@ def _check_platform() -> list[Finding]:
     return result
 
 
-def _check_memory(engine: Engine) -> Finding:
-    facts = engine.host_facts()
+def _check_memory(facts: HostFacts) -> Finding:
     text = f"{_size(facts.memory_available)} of {_size(facts.memory)} available"
     if facts.memory and facts.memory_available < MEMORY_NEEDED:
         return Finding(
@@ -165,11 +164,11 @@ def _check_gpu(engine: Engine) -> Finding:
     return Finding(Level.OK, "gpu", text + (f"; PyTorch for {chosen.torch_reason}" if chosen.torch_reason else ""))
 
 
-def _check_pages(project: Project, engine: Engine) -> list[Finding]:
+def _check_pages(project: Project, engine: Engine, statuses: Iterable[ServiceStatus]) -> list[Finding]:
     """Damaged pages of a database that runs; nothing for one that does not."""
+    if not any(s.name == POSTGRES and s.state is State.READY for s in statuses):
+        return []
     try:
-        if not any(s.name == POSTGRES and s.state is State.READY for s in engine.services()):
-            return []
         pages_found = database_pages.look(engine, project.state.active["database"])
     except TrackbedError as error:
         return [Finding(Level.ERROR, "database", error.message, error.hint)]
@@ -199,7 +198,9 @@ def _check_artifacts(engine: Engine) -> list[Finding]:
     return result
 
 
-def _check_permissions(project: Project, engine: Engine | None = None) -> Finding:
+def _check_permissions(
+    project: Project, engine: Engine | None = None, statuses: Iterable[ServiceStatus] = ()
+) -> Finding:
     """``engine``: None where none can be used. The running notebook can tell of its own folder alone."""
     settings = engine.settings if engine else project.settings
     workspace = engine.deployment.workspace if engine else settings.workspace
@@ -220,7 +221,7 @@ def _check_permissions(project: Project, engine: Engine | None = None) -> Findin
         return forbidden[0]
     try:
         mounted = project.state.applied.get("workspace", str(workspace)) == str(workspace)
-        if engine and mounted and any(s.name == JUPYTER and s.up for s in engine.services()):
+        if engine and mounted and any(s.name == JUPYTER and s.up for s in statuses):
             result = workspace_files.attempt(engine)
             if result.problem:
                 return Finding(Level.ERROR, "permissions", result.problem, result.fix)
@@ -290,33 +291,52 @@ def examine(project: Project) -> list[Finding]:
 def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     """What can be looked at once the engine is known."""
     held = " (holds this project's data)" if project.state.engine else ""
-    result = [Finding(Level.OK, "engine", f"{engine.name}{held}")]
-    result += engine.checks.client()
-    result.append(check_disk(engine, fresh=not engine.data()))
-    result.append(_check_memory(engine))
+    first: tuple[Callable[[], Any], ...] = (engine.services, engine.host_facts, engine.data)
+    statuses, facts, data = side_by_side.each(first, engine.asked_at_once)
+    others = bool(access.other_accounts(access.own_accounts(project), engine.settings.folder))
+    questions: tuple[Callable[[], list[Finding]], ...] = (
+        lambda: [Finding(Level.OK, "engine", f"{engine.name}{held}"), *engine.checks.client()],
+        lambda: [check_disk(engine, facts, fresh=not data), _check_memory(facts)],
+        lambda: _check_ports(engine, statuses),
+        lambda: [_check_access(project, engine)],
+        lambda: _check_server(engine, statuses),
+        lambda: engine.checks.workspace(others),
+        lambda: [_check_gpu(engine)],
+        lambda: _check_pages(project, engine, statuses),
+        lambda: [engine.checks.uplink(), engine.checks.site_network()],
+        lambda: _check_leftovers(project, engine),
+        lambda: _check_artifacts(engine),
+        lambda: [_check_permissions(project, engine, statuses)],
+        lambda: _check_settings(engine),
+        engine.checks.exposure,
+        engine.checks.limits,
+        lambda: engine.checks.ways(statuses),
+    )
+    return [finding for findings in side_by_side.each(questions, engine.asked_at_once) for finding in findings]
+
+
+def _check_ports(engine: Engine, statuses: Iterable[ServiceStatus]) -> list[Finding]:
     try:
-        planned = [(spec.name, port) for spec in engine.plan().services for port in spec.ports]
-        wrong = _all_ports(engine, engine.services())
-        result += wrong or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
+        wrong = _all_ports(engine, statuses)
     except TrackbedError as error:
-        result.append(Finding(Level.ERROR, "ports", error.message, error.hint))
-    result.append(_check_access(project, engine))
+        return [Finding(Level.ERROR, "ports", error.message, error.hint)]
+    planned = (str(port.published) for spec in engine.plan().services for port in spec.ports)
+    return wrong or [Finding(Level.OK, "ports", ", ".join(planned))]
+
+
+def _check_server(engine: Engine, statuses: Iterable[ServiceStatus]) -> list[Finding]:
+    """How MLflow runs: with its jobs or without, on the fast path or not."""
+    result = []
     if summary := mlflow_jobs.summary(engine.deployment):
         result.append(Finding(Level.OK, "jobs", summary))
-    if any(status.name == MLFLOW and status.up for status in engine.services()):
+    if any(status.name == MLFLOW and status.up for status in statuses):
         result.append(fast_path.check(fast_path.read(engine)))
-    result += engine.checks.workspace(bool(access.other_accounts(access.own_accounts(project), engine.settings.folder)))
-    result.append(_check_gpu(engine))
-    result += _check_pages(project, engine)
-    result.append(engine.checks.uplink())
-    result.append(engine.checks.site_network())
-    leftovers = [*select.left_behind(project, engine), *engine.checks.leftovers()]
-    result += leftovers or [Finding(Level.OK, "leftovers", "none")]
-    result += _check_artifacts(engine)
-    result.append(_check_permissions(project, engine))
-    result += _check_settings(engine)
-    result += engine.checks.exposure()
-    return [*result, *engine.checks.limits()]
+    return result
+
+
+def _check_leftovers(project: Project, engine: Engine) -> list[Finding]:
+    found = [*select.left_behind(project, engine), *engine.checks.leftovers()]
+    return found or [Finding(Level.OK, "leftovers", "none")]
 
 
 def _check_address(settings: Settings, engine: Engine) -> list[Finding]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from helpers import addresses, console, durability, fast_path, invocations, lifecycle, notebook
+from helpers import addresses, console, durability, fast_path, invocations, lifecycle, notebook, side_by_side
 from helpers import status as inspection
 from helpers.cli import options
 from helpers.engines import select
-from helpers.engines.base import State
+from helpers.engines.base import Engine, State
 from helpers.errors import FAILED, SettingError, TrackbedError
 from helpers.project import mlflow_jobs
 from helpers.project.project import Project
@@ -63,16 +63,27 @@ def status(given: Flags, format: str, json: bool) -> int:
     else:
         show_services(view)
         if view.rows and project.state.existed:
-            for line in (*filter(None, [lifecycle.low_disk(engine)]), *durability.lines(engine)):
+            for line in _remarks(project, engine, view):
                 console.notice(f"\n{line}")
-            if mlflow_jobs.enabled(engine.deployment):
-                console.notice(f"\nMLflow's jobs are {mlflow_jobs.summary(engine.deployment)}")
-            if server := next((row.status for row in view.rows if row.status.name == MLFLOW and row.status.up), None):
-                state = fast_path.noted(engine, project.state.applied, server) or fast_path.read(engine)
-                console.notice(f"\nMLflow's fast path: {fast_path.summary(state)}")
         elif line := lifecycle.others(project, (row.status for row in view.rows)):
             console.notice(f"\n{line}; `invoke up` tells")
     return 0 if all(row.status.up for row in view.rows) else FAILED
+
+
+def _remarks(project: Project, engine: Engine, view: Overview) -> list[str]:
+    """What is told below the table: of the disk, of artifacts after an unclean stop, of how MLflow runs."""
+
+    def server() -> list[str]:
+        lines = []
+        if mlflow_jobs.enabled(engine.deployment):
+            lines.append(f"MLflow's jobs are {mlflow_jobs.summary(engine.deployment)}")
+        if running := next((row.status for row in view.rows if row.status.name == MLFLOW and row.status.up), None):
+            state = fast_path.noted(engine, project.state.applied, running) or fast_path.read(engine)
+            lines.append(f"MLflow's fast path: {fast_path.summary(state)}")
+        return lines
+
+    questions = (lambda: [lifecycle.low_disk(engine)], lambda: durability.lines(engine), server)
+    return [line for lines in side_by_side.each(questions, engine.asked_at_once) for line in lines if line]
 
 
 def _as_data(project: Project, view: Overview) -> dict[str, object]:

@@ -90,6 +90,7 @@ class Engine(Protocol):
     can_be_public: ClassVar[bool] = False  # the notebook is kept away from what a login protects
     in_cluster: ClassVar[bool] = False  # services run on nodes of which this machine need not be one
     is_automatic: ClassVar[bool] = True  # taken where nobody names an engine
+    asked_at_once: ClassVar[bool] = False  # may be asked by several threads, and is faster then
     own_loopback: ClassVar[bool] = False  # the notebook's localhost is not the machine's
     by_hand: ClassVar[str] = ""  # the tool that can start what `invoke prepare` has made
     alternative: ClassVar[str] = ""  # why to take it where another one cannot be used, as in "to run without Docker"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from helpers import site_network
 from helpers.findings import Finding, Level
+from helpers.services import ServiceStatus
 
 if TYPE_CHECKING:
     from helpers.engines.base import Engine
@@ -69,6 +71,10 @@ class Checks:
 
     def limits(self) -> list[Finding]:
         """Limits that the engine cannot keep."""
+        return []
+
+    def ways(self, statuses: Iterable[ServiceStatus]) -> list[Finding]:
+        """Whether this machine has a way to services that run elsewhere."""
         return []
 
     def exposure(self) -> list[Finding]:

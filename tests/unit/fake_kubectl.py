@@ -54,6 +54,10 @@ class FakeKubectl:
         self._answers.insert(0, (pattern, text, stderr, code))
         (self._folder / "answers").write_text(json.dumps(self._answers))
 
+    def allow(self, *rights: bool) -> None:
+        """The answers to all rights that are asked for together, in their order."""
+        self.answer(r"status\.allowed", "".join(f"{str(right).lower()}\n" for right in rights))
+
     def items(self, pattern: str, items: list[dict[str, Any]]) -> None:
         self.answer(pattern, {"items": items})
 

@@ -321,14 +321,17 @@ def test_whoever_may_not_change_the_namespace_adopts_it_all_the_same(
         'namespaces "trackbed" is forbidden: User "alice" cannot patch resource "namespaces" in API group "" in the'
     )
     kubectl.answer(" apply ", "", refused, 1)
-    kubectl.answer("auth can-i patch namespaces/trackbed", "yes")
+    kubectl.allow(True)
     with pytest.raises(TrackbedError, match="alice has no right to patch namespaces"):
         engine.adopt()  # something else was wrong than this right
-    kubectl.answer("auth can-i patch namespaces/trackbed", "no", "", 1)
+    kubectl.allow(False)
     applied = engine.namespace._wanted(made=False)["metadata"]["annotations"]
     with pytest.raises(TrackbedError):
         engine.adopt()  # this kubectl refuses the ConfigMap too
     kept = json.loads([stdin for line, stdin in kubectl.calls if " apply " in line][-1])["items"][0]
+    (asked,) = json.loads([stdin for line, stdin in kubectl.calls if ".status.allowed" in line][-1])["items"]
+    right = {"verb": "patch", "resource": "namespaces", "name": "trackbed", "namespace": "trackbed"}
+    assert asked["spec"]["resourceAttributes"].items() >= right.items()
     assert (kept["kind"], kept["metadata"]["name"], kept["data"]) == ("ConfigMap", objects.MARKS, applied)
     assert objects.INSTANCE not in (kept["metadata"].get("labels") or {})  # `down` deletes what has it
     kubectl.answer(f"get configmap {objects.MARKS}", kept)

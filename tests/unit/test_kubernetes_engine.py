@@ -11,6 +11,7 @@ import pytest
 
 from helpers.engines import select
 from helpers.engines.kubernetes import images, kustomization, loading, memory, objects, pending, pods, refusals, secrets
+from helpers.engines.kubernetes.checks import RIGHTS
 from helpers.engines.kubernetes.cluster import node
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.kubernetes.kubectl import Kubectl
@@ -452,7 +453,7 @@ def test_a_node_type_chooses_the_nodes_that_say_so(tmp_path: Path, kubectl: Fake
         {"metadata": {"name": name, "labels": given}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
         for name, given in labels.items()
     ]
-    kubectl.items("get nodes", items)
+    kubectl.items("get --raw /api/v1/nodes", items)
     mi100 = KubernetesEngine(project(tmp_path, engine="kubernetes", gpu="mi100", gpu_count="2")).rendering.gpus
     assert (mi100.limits, mi100.models) == ({"amd.com/gpu": "2"}, ("AMD_Instinct_MI100",))
     assert str(mi100) == "2 x amd.com/gpu (AMD_Instinct_MI100)"
@@ -534,14 +535,19 @@ def test_a_look_takes_a_way_of_its_own_to_the_newest_pod_that_is_ready(
 
 
 def test_doctor_names_the_right_that_is_missing(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
-    kubectl.answer("auth can-i", "yes\n")
-    kubectl.answer("auth can-i create secrets", "no\n", "", 1)
+    kubectl.allow(*(str(right) not in ("create secrets", "create pods/exec") for right in RIGHTS))
     kubectl.items("get storageclasses", [{"metadata": {"name": "slow"}}])
     found = {finding.check: finding for finding in engine.checks.client()}
-    assert found["rights"].level is Level.ERROR and "create secrets" in found["rights"].detail
+    assert found["rights"].level is Level.ERROR and "create secrets, create pods/exec" in found["rights"].detail
     assert "kubectl auth can-i create secrets -n trackbed --context lab" in found["rights"].fix
     assert found["storage"].level is Level.ERROR and "STORAGE_CLASS" in found["storage"].fix
     assert "its nodes may not be seen" in found["cluster"].detail
+    (asked,) = [stdin for line, stdin in kubectl.calls if ".status.allowed" in line]
+    parts = [one["spec"]["resourceAttributes"]["subresource"] for one in json.loads(asked)["items"]]
+    assert parts == ["", "", "", "", "exec", "portforward"]  # pods/exec would be a pod that is named exec
+    kubectl.answer(r"status\.allowed", "", REFUSED, 1)
+    (unknown,) = [one for one in engine.checks.client() if one.check == "rights"]
+    assert unknown.level is Level.WARNING and "does not answer" in unknown.detail
 
 
 def test_mlflow_asks_for_its_token_in_a_cluster(engine: KubernetesEngine) -> None:

@@ -119,7 +119,7 @@ def test_a_login_that_may_not_forward_is_told_so(engine: KubernetesEngine, kubec
     )
     with pytest.raises(TrackbedError, match="alice has no right to create pods/portforward") as caught:
         start(engine.forwards)
-    assert "kubectl auth can-i create pods/portforward -n trackbed --context lab" in caught.value.hint
+    assert "kubectl auth can-i create pods --subresource=portforward -n trackbed --context lab" in caught.value.hint
 
 
 def test_a_port_of_another_program_is_named(engine: KubernetesEngine) -> None:

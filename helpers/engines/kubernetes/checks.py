@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from helpers import side_by_side
 from helpers.engines.base import Engine
 from helpers.engines.checks import Checks, site_in_containers
 from helpers.engines.kubernetes import cluster, exposure, gpus, kubectl, objects
@@ -10,20 +13,21 @@ from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.forwards import Forwards
 from helpers.engines.kubernetes.images import BRING, full
 from helpers.engines.kubernetes.rendering import Rendering
+from helpers.engines.kubernetes.rights import Right
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
-from helpers.services import GATEWAY, JUPYTER, POSTGRES
+from helpers.services import GATEWAY, JUPYTER, POSTGRES, ServiceStatus
 
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 METRICS = "v1beta1.metrics.k8s.io"
 # what a start needs in its namespace
 RIGHTS = (
-    "create statefulsets",
-    "create deployments",
-    "create jobs",
-    "create secrets",
-    "create pods/exec",
-    "create pods/portforward",
+    Right("create", "statefulsets", "apps"),
+    Right("create", "deployments", "apps"),
+    Right("create", "jobs", "batch"),
+    Right("create", "secrets"),
+    Right("create", "pods", subresource="exec"),
+    Right("create", "pods", subresource="portforward"),
 )
 
 
@@ -52,32 +56,32 @@ class KubernetesChecks(Checks):
 
     def client(self) -> list[Finding]:
         """Which cluster it is, what the user may do there, how volumes are made, whether it counts."""
-        deployment = self.deployment
-        context = deployment.target.context
+        return [*side_by_side.each((self._nodes, self._rights, self._storage, self._metrics)), *self._images()]
+
+    def _nodes(self) -> Finding:
+        context = self.deployment.target.context
         nodes = self.cluster.nodes
         ready = sum(node.ready for node in nodes)
         many = f"{ready} of {len(nodes)} nodes take pods" if nodes else "its nodes may not be seen with this login"
         level = Level.WARNING if nodes and not ready else Level.OK
         fix = f"`kubectl get nodes --context {context}` shows why" if level is Level.WARNING else ""
-        return [
-            Finding(level, "cluster", f"context {context}, namespace {deployment.target.namespace}: {many}", fix),
-            self._rights(),
-            self._storage(),
-            self._metrics(),
-            *self._images(),
-        ]
+        return Finding(
+            level, "cluster", f"context {context}, namespace {self.deployment.target.namespace}: {many}", fix
+        )
 
     def _rights(self) -> Finding:
         target = self.deployment.target
-        lacking = [right for right in RIGHTS if not self.deployment.kubectl.can(*right.split())]
+        try:
+            lacking = self.deployment.kubectl.lacking(RIGHTS)
+        except TrackbedError as error:
+            return Finding(Level.WARNING, "rights", error.message, error.hint)
         if not lacking:
             return Finding(Level.OK, "rights", f"enough in namespace {target.namespace}")
         return Finding(
             Level.ERROR,
             "rights",
-            f"this login may not {', '.join(lacking)} in namespace {target.namespace}",
-            f"`kubectl auth can-i {lacking[0]} -n {target.namespace} --context {target.context}` shows it; who runs "
-            "the cluster can give it",
+            f"this login may not {', '.join(map(str, lacking))} in namespace {target.namespace}",
+            f"{lacking[0].shown(target.namespace, target.context)}; who runs the cluster can give it",
         )
 
     def _storage(self) -> Finding:
@@ -153,14 +157,10 @@ class KubernetesChecks(Checks):
                 )
             ]
         pods = self.cluster.pods()
-        holders: dict[str, int] = {}
-        for per_node in cluster.held(pods or (), chosen.resource).values():
-            for who, number in per_node.items():
-                holders[who] = holders.get(who, 0) + number
-        said = "".join(f", {number} held by {who}" for who, number in sorted(holders.items()))
+        holders = cluster.holders(pods or (), chosen.resource)
         mine = holders.get(f"project {objects.label(self.deployment.settings.project)}", 0)
         free = total - sum(holders.values()) + mine
-        text = f"{chosen} of {total} in the cluster{said}"
+        text = f"{chosen} of {total} in the cluster{cluster.told(holders)}"
         if free < chosen.count:
             return [
                 Finding(Level.WARNING, "gpu", f"{text}: not enough are free", "wait, or ask for fewer: --gpu-count=1")
@@ -178,9 +178,9 @@ class KubernetesChecks(Checks):
         """Proxies and certificates of the site, and those that pods cannot reach."""
         return site_in_containers(self.deployment.site_network)
 
-    def limits(self) -> list[Finding]:
-        """What the cluster, or a database server of the user's, does not keep."""
-        up = {status.name for status in self.engine.services() if status.up}
+    def ways(self, statuses: Iterable[ServiceStatus]) -> list[Finding]:
+        """Whether the ports of this machine lead to the services, and a database server of the user's to MLflow."""
+        up = {status.name for status in statuses if status.up}
         result = self.database.findings() if POSTGRES in up else []
         if JUPYTER in up:
             lacking = [name for name in self.forwards.names() if name not in self.forwards.running()]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from helpers import plurals, side_by_side
 from helpers.engines.kubernetes import identity, objects
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.identity import Identity
@@ -16,7 +17,9 @@ from helpers.engines.kubernetes.objects import Object
 from helpers.engines.kubernetes.target import FILE
 from helpers.errors import EngineUnavailable, TrackbedError
 
+SHOWN = 3  # of those who hold something
 ENDED = ("Succeeded", "Failed")
+PLACED = ",".join(("spec.nodeName!=", *(f"status.phase!={phase}" for phase in ENDED)))  # pods that hold something
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,22 @@ def node(thing: Object) -> Node:
     )
 
 
-def held(pods: Iterable[Object], resource: str) -> dict[str, Counter[str]]:
-    """How much of a resource pods hold: node -> who -> number. Who is a project, else a namespace."""
-    result: dict[str, Counter[str]] = {}
+def holders(pods: Iterable[Object], resource: str) -> Counter[str]:
+    """How much of a resource pods hold, by who: a project, else a namespace."""
+    result: Counter[str] = Counter()
     for pod in pods:
-        where = (pod.get("spec") or {}).get("nodeName")
-        if not where or (pod.get("status") or {}).get("phase") in ENDED:
-            continue
-        if count := asked(pod, resource):
+        if (pod.get("spec") or {}).get("nodeName") and (count := asked(pod, resource)):
             project = objects.labels(pod).get(objects.PROJECT)
             who = f"project {project}" if project else f"namespace {pod['metadata'].get('namespace')}"
-            result.setdefault(where, Counter())[who] += int(count)
+            result[who] += int(count)
     return result
+
+
+def told(holders: Counter[str]) -> str:
+    """Who holds most, to follow a sentence."""
+    others = holders.total() - sum(number for _, number in holders.most_common(SHOWN))
+    named = "".join(f", {number} held by {who}" for who, number in holders.most_common(SHOWN))
+    return named + (f", {others} by {plurals.counted(len(holders) - SHOWN, 'other')}" if others else "")
 
 
 def asked(pod: Object, resource: str) -> float:
@@ -75,6 +82,12 @@ class Cluster:
     @property
     def kubectl(self) -> Kubectl:
         return self.deployment.kubectl
+
+    def meet(self) -> str:
+        """The version of a cluster that answers, and is the one with the project's data. Raises EngineUnavailable."""
+        version, _ = side_by_side.ask(self.version, lambda: self.identity)
+        self.require_same()
+        return version
 
     def version(self) -> str:
         """The API server's. Raises EngineUnavailable with what to do where it gives none."""
@@ -105,7 +118,7 @@ class Cluster:
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         try:
-            return tuple(node(thing) for thing in self.kubectl.listed("nodes"))
+            return tuple(node(thing) for thing in self.kubectl.everywhere("nodes", resourceVersion="0"))
         except TrackbedError:
             return ()
 
@@ -115,9 +128,9 @@ class Cluster:
         return frozenset(name for one in self.nodes for name in one.images)
 
     def pods(self) -> Sequence[Object] | None:
-        """The pods of all namespaces; None where they may not be seen."""
+        """Those that have a node, of all namespaces; None where they may not be seen."""
         try:
-            return self.kubectl.listed("pods", "--all-namespaces", "--field-selector=status.phase!=Succeeded")
+            return self.kubectl.everywhere("pods", fieldSelector=PLACED, resourceVersion="0")
         except TrackbedError:
             return None
 

@@ -52,6 +52,7 @@ class KubernetesEngine(base.Engine):
     stores: ClassVar[tuple[str, ...]] = ("minio", "versitygw", "external")
     runs_containers: ClassVar[bool] = True
     in_cluster: ClassVar[bool] = True
+    asked_at_once: ClassVar[bool] = True
     is_automatic: ClassVar[bool] = False
     adopts: ClassVar[bool] = True
     own_loopback: ClassVar[bool] = True
@@ -94,8 +95,7 @@ class KubernetesEngine(base.Engine):
             error = kubectl.no_kubectl()
             return Availability(False, False, error.message, error.hint)
         try:
-            version = self.cluster.version()
-            self.cluster.require_same()
+            version = self.cluster.meet()
         except EngineUnavailable as error:
             return Availability(False, True, error.message, error.hint)
         return Availability(True, True, f"Kubernetes {version}, context {self.deployment.target.context}")
@@ -105,9 +105,7 @@ class KubernetesEngine(base.Engine):
         return result | {f"image {spec.name}": spec.image for spec in self.plan().services}
 
     def host_facts(self) -> HostFacts:
-        running = frozenset(status.name for status in self.services() if status.state is State.READY)
-        running -= {POSTGRES} if self.deployment.external_database else set()  # its pod has no data
-        return host.facts(self.cluster, self.commands, running, self.deployment.target.context)
+        return host.facts(self.cluster, self.commands, self.deployment)
 
     @property
     def accelerator(self) -> Accelerator:

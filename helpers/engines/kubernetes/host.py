@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 
+from helpers import side_by_side
 from helpers.engines.host import HostFacts, LocalHost
 from helpers.engines.kubernetes.cluster import Cluster
+from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.pod_commands import PodCommands
 from helpers.services import POSTGRES, STORE_SYNC
 
+DOWN_SECONDS = 1  # after which a service without a pod is down
 VOLUMES = {POSTGRES: "/var/lib/postgresql", STORE_SYNC: "/store"}  # the stores' own images have no df
 
 
@@ -19,14 +23,18 @@ class ClusterHost(LocalHost):
         return False
 
 
-def facts(cluster: Cluster, commands: PodCommands, running: frozenset[str], context: str) -> HostFacts:
-    """All nodes together as far as they may be seen, and the fullest volume of ``running``; 0 of what is not known."""
-    nodes = [node for node in cluster.nodes if node.ready]
+def facts(cluster: Cluster, commands: PodCommands, deployment: KubernetesDeployment) -> HostFacts:
+    """All nodes together as far as they may be seen, and the fullest volume of what runs; 0 of what is not known."""
+    without = {POSTGRES} if deployment.external_database else set()  # its pod has no data
+    names = [name for name in VOLUMES if name in deployment.services and name not in without]
+    seen, volumes = side_by_side.ask(
+        lambda: cluster.nodes, lambda: side_by_side.each(partial(_free, commands, name) for name in names)
+    )
+    nodes = [node for node in seen if node.ready]
     memory = int(sum(node.allocatable.get("memory", 0) for node in nodes))
-    known = [found for name in VOLUMES if name in running and (found := _free(commands, name))[0]]
-    free, where = min(known, default=(0, "the volumes"))
+    free, where = min((found for found in volumes if found[0]), default=(0, "the volumes"))
     return HostFacts(
-        hostname=context,
+        hostname=deployment.target.context,
         system=f"Kubernetes, {len(nodes)} nodes",
         architecture=platform.machine(),
         cpus=int(sum(node.allocatable.get("cpu", 0) for node in nodes)),
@@ -39,7 +47,7 @@ def facts(cluster: Cluster, commands: PodCommands, running: frozenset[str], cont
 
 
 def _free(commands: PodCommands, service: str) -> tuple[int, str]:
-    done = commands.run(service, ("df", "-Pk", VOLUMES[service]), None, 20)
+    done = commands.run(service, ("df", "-Pk", VOLUMES[service]), None, 20, patience=DOWN_SECONDS)
     words = done.stdout.splitlines()[-1].split() if done.code == 0 and done.stdout else []
     free = int(words[-3]) * 1024 if len(words) >= 6 and words[-3].isdigit() else 0
     return free, f"the volume of {service}"

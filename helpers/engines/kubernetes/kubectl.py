@@ -7,9 +7,11 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
+from urllib.parse import urlencode
 
 from helpers import commands
 from helpers.engines.kubernetes import refusals
+from helpers.engines.kubernetes.rights import Right
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.services import ExecResult
 
@@ -112,9 +114,19 @@ class Kubectl:
         words += [f"--grace-period={grace}"] if grace is not None else []
         self.ask(f"delete {kind} {', '.join(names)}", *words, timeout=max(SECONDS, wait + 5))
 
-    def can(self, verb: str, resource: str) -> bool:
-        """Whether the user of the context may do that in the namespace."""
-        return self.run("auth", "can-i", verb, resource, "--request-timeout=20s").stdout.strip() == "yes"
+    def everywhere(self, kind: str, **parameters: str) -> list[Object]:
+        """All objects of a kind of the core group, in every namespace: as the server wrote them, not as kubectl would
+        write each of them once more."""
+        path = f"/api/v1/{kind}?{urlencode(parameters)}"
+        return list(json.loads(self.ask(f"look at its {kind}", "get", "--raw", path))["items"])
+
+    def lacking(self, rights: Sequence[Right]) -> list[Right]:
+        """Those that the user of the context does not have in the namespace."""
+        reviews = [right.review(self.namespace) for right in rights]
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": reviews}).encode()
+        words = ("create", "-f", "-", "-o", r'jsonpath={.status.allowed}{"\n"}')
+        answers = self.ask("ask for its user's rights", *words, stdin=text).split()
+        return [right for right, answer in zip(rights, answers, strict=True) if answer != "true"]
 
 
 def no_kubectl() -> EngineUnavailable:

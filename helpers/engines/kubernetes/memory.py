@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from helpers import side_by_side
 from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.kubectl import Kubectl
 from helpers.engines.kubernetes.objects import Object
@@ -21,8 +23,9 @@ def look(kubectl: Kubectl, pods: Iterable[Object]) -> Used:
         return dict(_of_metrics(answer))
     nodes = {str(pod["spec"]["nodeName"]) for pod in pods if pod["spec"].get("nodeName")}
     result: dict[tuple[str, str], int] = {}
-    for node in sorted(nodes):
-        result |= dict(_of_node(_ask(kubectl, f"/api/v1/nodes/{node}/proxy/stats/summary"), kubectl.namespace))
+    paths = [f"/api/v1/nodes/{node}/proxy/stats/summary" for node in sorted(nodes)]
+    for summary in side_by_side.each(partial(_ask, kubectl, path) for path in paths):
+        result |= dict(_of_node(summary, kubectl.namespace))
     return result
 
 

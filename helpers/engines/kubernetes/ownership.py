@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 
 from helpers.engines.kubernetes import objects, target
 from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
 from helpers.engines.kubernetes.kubectl import Object
 from helpers.engines.kubernetes.rendering import Rendering
+from helpers.engines.kubernetes.rights import Right
 from helpers.errors import TrackbedError, WrongProject
 
 SECONDS = 120.0  # for the namespace to go
@@ -24,6 +26,7 @@ class Namespace(KubernetesComponent):
         super().__init__(deployment)
         self.rendering = rendering
         self._is_ours = False
+        self._looking = threading.Lock()  # commands that run side by side wait for the first one's look
 
     def look(self) -> Object | None:
         """As it is now, with our marks as its annotations, wherever they are; None where it was not made."""
@@ -56,12 +59,13 @@ class Namespace(KubernetesComponent):
     def is_there(self) -> bool:
         """Whether it is there, and then it is this project's: asked before anything in it is stopped, deleted or run.
         Raises WrongProject, and EngineUnavailable for another cluster."""
-        if not self._is_ours:
-            self.rendering.cluster.require_same()
-            if found := self.look():
-                self._check_owner(found)
-                self._is_ours = True
-        return self._is_ours
+        with self._looking:
+            if not self._is_ours:
+                self.rendering.cluster.require_same()
+                if found := self.look():
+                    self._check_owner(found)
+                    self._is_ours = True
+            return self._is_ours
 
     def refuse_others(self) -> None:
         """Raise WrongProject where it is there and another's."""
@@ -143,7 +147,7 @@ class Namespace(KubernetesComponent):
 
     def _may_change(self) -> bool:
         """Whether this login may change the namespace itself; the role `admin` in it may not."""
-        return self.kubectl.can("patch", f"namespaces/{self.deployment.target.namespace}")
+        return not self.kubectl.lacking([Right("patch", "namespaces", name=self.deployment.target.namespace)])
 
     def _keep_marks(self, marks: Mapping[str, str]) -> None:
         """Keep them inside it, where its user may."""

@@ -68,14 +68,8 @@ def _insufficient(
     words = f"no node has {amount} free {resource}: {_amount(resource, total)} in all"
     if largest < total:
         words += f", {_amount(resource, largest)} on one node at most"
-    if pods is not None:
-        holders: dict[str, int] = {}
-        for per_node in cluster.held(pods, resource).values():
-            for who, number in per_node.items():
-                holders[who] = holders.get(who, 0) + number
-        if "/" in resource or resource == "cpu":
-            named = sorted(holders.items(), key=lambda item: -item[1])
-            words += "".join(f", {number} held by {who}" for who, number in named[:3])
+    if pods is not None and ("/" in resource or resource == "cpu"):
+        words += cluster.told(cluster.holders(pods, resource))
     fix = "wait until they are free, or ask for fewer: --gpu-count=1" if "/" in resource else show
     return words, fix
 

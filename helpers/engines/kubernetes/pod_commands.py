@@ -13,16 +13,26 @@ from helpers.engines.kubernetes.rendering import Rendering
 from helpers.engines.kubernetes.tool_pods import ToolPods
 from helpers.services import JUPYTER, ExecResult
 
+PATIENCE = 60  # seconds, kubectl's own: a pod that is replaced is there again
+
 
 class PodCommands(KubernetesComponent):
     def __init__(self, deployment: KubernetesDeployment, rendering: Rendering) -> None:
         super().__init__(deployment)
         self.tools = ToolPods(deployment, rendering)
 
-    def run(self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float) -> ExecResult:
-        """In the service itself, as its user and with its environment."""
+    def run(
+        self,
+        service: str,
+        argv: tuple[str, ...],
+        stdin: IO[bytes] | bytes | None,
+        timeout: float,
+        patience: int = PATIENCE,
+    ) -> ExecResult:
+        """In the service itself, as its user and with its environment. ``patience``: seconds for a pod to be there."""
         workload = objects.WORKLOADS[service]
-        return self._exec(workload.reference, workload.container, argv, stdin, timeout, limited=service == JUPYTER)
+        limited = service == JUPYTER
+        return self._exec(workload.reference, workload.container, argv, stdin, timeout, limited, patience)
 
     def _exec(
         self,
@@ -32,8 +42,9 @@ class PodCommands(KubernetesComponent):
         stdin: IO[bytes] | bytes | None,
         timeout: float,
         limited: bool = False,
+        patience: int = PATIENCE,
     ) -> ExecResult:
-        words = _words(where, container, argv)
+        words = _words(where, container, argv, patience)
         done = self.kubectl.run(*words, stdin=stdin, timeout=timeout, limited=limited)
         return ExecResult(done.code, done.stdout, refusals.without_end(done.stderr))
 
@@ -57,5 +68,6 @@ class PodCommands(KubernetesComponent):
             yield pipe
 
 
-def _words(where: str, container: str, argv: tuple[str, ...]) -> list[str]:
-    return ["exec", "--stdin", where, f"--container={container}", "--", *argv]
+def _words(where: str, container: str, argv: tuple[str, ...], patience: int = PATIENCE) -> list[str]:
+    options = ("--stdin", f"--pod-running-timeout={patience}s", f"--container={container}")
+    return ["exec", where, *options, "--", *argv]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from helpers import commands
+from helpers.engines.kubernetes.rights import Right
 from helpers.errors import EngineUnavailable, TrackbedError
 
 FORBIDDEN = re.compile(
@@ -32,12 +33,12 @@ def refusal(said: str, context: str, namespace: str, doing: str) -> TrackbedErro
     where = f"in the cluster of context {context}"
     last = commands.last_line(said)
     if found := FORBIDDEN.search(said):
-        kind = found["resource"] + (f".{found['group']}" if found["group"] else "")
-        scope = "" if found["everywhere"] else f" -n {namespace}"
+        resource, _, subresource = found["resource"].partition("/")
+        right = Right(found["verb"], resource, found["group"], subresource)
+        scope = "" if found["everywhere"] else namespace
         return TrackbedError(
-            f"cannot {doing} {where}: {found['user']} has no right to {found['verb']} {kind}",
-            f"`kubectl auth can-i {found['verb']} {kind}{scope} --context {context}` shows it; who runs the cluster "
-            "can give it",
+            f"cannot {doing} {where}: {found['user']} has no right to {right}",
+            f"{right.shown(scope, context)}; who runs the cluster can give it",
         )
     if found := POD_SECURITY.search(said):
         return TrackbedError(
