@@ -150,6 +150,20 @@ def test_a_server_with_jobs_ends_before_the_next_begins(
     assert patch["spec"].get("strategy") == strategy
 
 
+def test_servers_that_are_too_many_end_before_the_database_allows_fewer_connections(
+    tmp_path: Path, kubectl: FakeKubectl
+) -> None:
+    here = engine(tmp_path, mlflow_replicas="2")
+    three = {"kind": "Deployment", "metadata": {"name": MLFLOW}, "spec": {"replicas": 3}}
+    here.startup._end_surplus([three], Silent())
+    (scaled,) = commands(kubectl, "scale")
+    assert scaled.endswith(" scale deployment/mlflow --replicas=2")
+    assert "get statefulsets.apps," in kubectl.calls[-1][0]  # it waits for the end of their pods
+    here.startup._end_surplus([{**three, "spec": {"replicas": 2}}], Silent())
+    here.startup._end_surplus([], Silent())
+    assert len(commands(kubectl, "scale")) == 1
+
+
 # memory, GPUs, names
 
 

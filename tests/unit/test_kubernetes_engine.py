@@ -574,7 +574,7 @@ def test_the_pools_of_all_pods_fit_into_the_database(tmp_path: Path, kubectl: Fa
     )
     server, database = given["map mlflow-server"]["data"], given["map postgres"]["data"]
     kept, more = (int(server[f"MLFLOW_SQLALCHEMYSTORE_{name}"]) for name in ("POOL_SIZE", "MAX_OVERFLOW"))
-    pods_during_an_update = 8 + 1
+    pods_during_an_update = 2 * 8
     assert pods_during_an_update * 4 * 2 * (kept + more) < int(database["TRACKBED_MAX_CONNECTIONS"])
     assert given["mlflow"]["spec"]["replicas"] == 8
 

@@ -19,7 +19,7 @@ from helpers import cloud_metadata, database_settings, references
 from helpers.clone import ROOT
 from helpers.engines import jupyterlab
 from helpers.engines.docker.compose_model import seconds
-from helpers.engines.kubernetes.deployment import SURGE, KubernetesDeployment
+from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.kustomization import environments
 from helpers.settings import BY_NAME
 from tests.unit.fake_kubectl import FakeKubectl
@@ -349,37 +349,76 @@ def _connections(maps: Mapping[str, Mapping[str, str]]) -> int:
     return int(maps["postgres"]["TRACKBED_MAX_CONNECTIONS"])
 
 
-@pytest.mark.parametrize(("component", "replicas"), [("", 1), ("autoscaling", 8)])
+def _pool(maps: Mapping[str, Mapping[str, str]]) -> tuple[int, int]:
+    server = maps["mlflow-server"]
+    return int(server["MLFLOW_SQLALCHEMYSTORE_POOL_SIZE"]), int(server["MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"])
+
+
+def _opened(replicas: int, workers: int, pool: tuple[int, int]) -> int:
+    """The connections of so many pods. An update never has more than these of before and these of now: it makes no
+    more new ones than there will be, and those of before end beside them."""
+    return replicas * workers * len(database_settings.POOLS) * sum(pool)
+
+
+def test_an_update_makes_no_more_new_pods_than_there_will_be() -> None:
+    assert OBJECTS["Deployment", "mlflow"]["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+@pytest.mark.parametrize(("component", "replicas"), [("", 1), ("", 2), ("autoscaling", 8)])
 def test_no_number_of_pods_opens_more_connections_than_postgresql_allows(component: str, replicas: int) -> None:
     maps = literals(component)
-    server = maps["mlflow-server"]
     if component:
         assert OBJECTS["HorizontalPodAutoscaler", "mlflow"]["spec"]["maxReplicas"] == replicas
-    surge = OBJECTS["Deployment", "mlflow"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
-    workers = (replicas + surge) * int(server["TRACKBED_WORKERS"])
-    pool = tuple(int(server[f"MLFLOW_SQLALCHEMYSTORE_{name}"]) for name in ("POOL_SIZE", "MAX_OVERFLOW"))
-    assert pool == database_settings.pool(workers)
-    assert _connections(maps) == database_settings.max_connections(workers)
+    workers = int(maps["mlflow-server"]["TRACKBED_WORKERS"])
+    assert _pool(maps) == database_settings.pool(database_settings.cluster_workers(replicas, workers))
+    opened = 2 * _opened(replicas, workers, _pool(maps))
+    operator = OBJECTS["Cluster", "postgres"]["spec"]["postgresql"]["parameters"]["max_connections"]
+    for allowed in (_connections(maps), int(operator)):  # with one component or with both
+        assert opened + database_settings.RESERVED <= allowed
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 8])
-def test_the_engine_leaves_room_for_the_pod_that_an_update_adds(
-    replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+PODS = [1, 2, 3, 4, 5, 8, 9, 16, 31, 32]
+
+
+def _told(folder: Path, replicas: int, workers: int) -> tuple[int, tuple[int, int]]:
+    """What the engine tells PostgreSQL, and each worker."""
+    given = {"mlflow_replicas": str(replicas), "mlflow_workers": str(workers)}
+    maps = environments(KubernetesDeployment(project(folder, engine="kubernetes", **given)))
+    return _connections(maps), _pool(maps)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 32])
+def test_no_setting_opens_more_connections_than_postgresql_allows(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakeKubectl(tmp_path / "bin", monkeypatch)
-    assert OBJECTS["Deployment", "mlflow"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == SURGE
-    one = project(tmp_path, engine="kubernetes", mlflow_replicas=str(replicas), mlflow_workers="3")
-    maps = environments(KubernetesDeployment(one))
-    pool = sum(int(maps["mlflow-server"][f"MLFLOW_SQLALCHEMYSTORE_{name}"]) for name in ("POOL_SIZE", "MAX_OVERFLOW"))
-    opened = 3 * (replicas + 1) * len(database_settings.POOLS) * pool
-    assert opened + database_settings.RESERVED <= _connections(maps)
+    told = {replicas: _told(tmp_path, replicas, workers) for replicas in PODS}
+    for replicas, (allowed, pool) in told.items():
+        assert min(pool) >= 1, "MLflow takes 0 for not set"
+        for before, (_, earlier) in told.items():
+            if before <= replicas:  # more pods than before, or as many: theirs end beside the new ones
+                opened = _opened(before, workers, earlier) + _opened(replicas, workers, pool)
+                assert opened + database_settings.RESERVED <= allowed, (before, replicas)
+
+
+@pytest.mark.parametrize("before", PODS)
+def test_fewer_pods_than_before_fit_beside_those_that_end(
+    before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 15 workers in all, so that their pools have no lower bound; `up` ends more of them before the database."""
+    FakeKubectl(tmp_path / "bin", monkeypatch)
+    opened = _opened(before, 1, _told(tmp_path, before, 1)[1])
+    for replicas in (1, 2, 5):
+        allowed, pool = _told(tmp_path, replicas, 1)
+        if replicas < before <= 15:
+            assert opened + _opened(replicas, 1, pool) + database_settings.RESERVED <= allowed
 
 
 def test_postgresql_is_set_as_on_every_engine() -> None:
     container = CONTAINERS["StatefulSet postgres: postgres"]
     assert tuple(container["args"][1:]) == database_settings.options("$(TRACKBED_MAX_CONNECTIONS)")
     parameters = OBJECTS["Cluster", "postgres"]["spec"]["postgresql"]["parameters"]
-    assert parameters == database_settings.PARAMETERS | {"max_connections": str(_connections(literals()))}
+    assert parameters == database_settings.PARAMETERS | {"max_connections": str(_connections(literals("autoscaling")))}
 
 
 def test_the_example_names_the_images_that_the_settings_have() -> None:

@@ -19,7 +19,6 @@ WORK = Path("/home/jovyan/work")  # the workspace, a claim: as the notebook sees
 
 LARGEST_FILE = 900_000  # bytes of certificates; a Secret holds 1 MiB, with what else is in it
 DATABASE_PORT = 5432
-SURGE = 1  # pods of MLflow more than its replicas, during an update: their pools are open as well
 
 
 class KubernetesDeployment(deployment.Deployment):
@@ -84,11 +83,11 @@ class KubernetesDeployment(deployment.Deployment):
     @property
     def workers(self) -> int:
         """Processes of the tracking server in all its pods, during an update."""
-        return self.settings.mlflow_workers * (self.settings.mlflow_replicas + SURGE)
+        return database_settings.cluster_workers(self.settings.mlflow_replicas, self.settings.mlflow_workers)
 
     def connections_problem(self, most: int) -> str:
         """What is wrong where the database allows ``most`` connections; "" where that is enough."""
-        needed = database_settings.max_connections(self.workers, mlflow_jobs.enabled(self))
+        needed = database_settings.needed(self.workers, mlflow_jobs.enabled(self))
         if most >= needed:
             return ""
         return (

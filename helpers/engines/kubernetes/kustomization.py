@@ -123,12 +123,12 @@ def environments(deployment: KubernetesDeployment) -> dict[str, Mapping[str, str
     """The variables of the services that depend on settings, by the name of their ConfigMap."""
     settings, active = deployment.settings, deployment.project.state.active
     own_store = deployment.object_store != "external"
-    workers, jobs = deployment.workers, mlflow_jobs.enabled(deployment)
-    kept, more = database_settings.pool(workers)
+    replicas, workers, jobs = settings.mlflow_replicas, settings.mlflow_workers, mlflow_jobs.enabled(deployment)
+    kept, more = database_settings.pool(deployment.workers)
+    connections = database_settings.cluster_connections(replicas, workers, jobs)
     browser = urls.s3_browser_url(deployment)
     result: dict[str, Mapping[str, str]] = {
-        "postgres": _database(deployment)
-        or {"TRACKBED_MAX_CONNECTIONS": str(database_settings.max_connections(workers, jobs))},
+        "postgres": _database(deployment) or {"TRACKBED_MAX_CONNECTIONS": str(connections)},
         "mlflow": {
             "MLFLOW_BACKEND_STORE_URI": _database_uri(deployment),
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{settings.s3_bucket}/{active['prefix']}",

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 
+from helpers import waiting
 from helpers.engines import shared
 from helpers.engines.base import Engine
 from helpers.engines.failures import stop_at_failed
@@ -89,10 +90,21 @@ class Startup(KubernetesComponent):
         """Pods that failed go: not to sit out the cluster's pause before its next try, and their failures are old."""
         things, statuses = self.inspection.things(), self.inspection.statuses()
         failed = [one for one in statuses if one.failed and objects.WORKLOADS[one.name].kind != "Job"]
+        self._end_surplus(things, progress)
         names = {objects.name(pod): status.name for status in failed for pod in pods_of(status.name, things)}
         for service in dict.fromkeys(names.values()):
             progress.service(service, "stopping", "it had failed")
         self.kubectl.delete("pods", list(names), wait=DELETE_SECONDS)
+
+    def _end_surplus(self, things: Iterable[Object], progress: ProgressReporter) -> None:
+        """Servers that will be too many end before the database, which then allows fewer connections."""
+        workload, replicas = objects.WORKLOADS[MLFLOW], self.settings.mlflow_replicas
+        thing = objects.find(things, workload.kind, workload.name)
+        if thing is None or int(thing["spec"].get("replicas", 1)) <= replicas:
+            return
+        progress.service(MLFLOW, "stopping", f"all but {replicas}")
+        self.kubectl.ask(f"scale {MLFLOW}", "scale", workload.reference, f"--replicas={replicas}")
+        waiting.until(lambda: len(pods_of(MLFLOW, self.inspection.things())) <= replicas, DELETE_SECONDS, LOOK_SECONDS)
 
     def _bring_up(self, things: list[Object], awaited: Iterable[str], progress: ProgressReporter) -> None:
         self.kubectl.apply(things, ", ".join(map(objects.name, things)))
