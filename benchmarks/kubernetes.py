@@ -3,9 +3,9 @@
     python -m benchmarks.kubernetes load [--replicas=1,2,4,8] [--seconds=10]
     python -m benchmarks.kubernetes scale [--nodes=200] [--projects=1000] [--rounds=5]
 
-Asks the project of this clone's settings (`invoke up --engine=kubernetes` first; in the namespace of its name) in the
-cluster of tests/environment/kubernetes. ``load`` runs its 32 clients in the notebook's pod. ``scale`` simulates nodes
-with four GPUs each and projects with a notebook each, and removes them afterwards.
+Asks the project of this clone's settings (`invoke up --engine=kubernetes --local-access=open` first; in the namespace
+of its name) in the cluster of tests/environment/kubernetes. ``load`` runs its 32 clients in the notebook's pod.
+``scale`` simulates nodes with four GPUs each and projects with a notebook each, and removes them afterwards.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ CLIENT = Path(__file__).with_name("client.py")
 PROGRAM = ROOT / "tests" / "environment" / "kubernetes" / "program.sh"
 SIMULATED = "trackbed.test/simulated"
 GPUS = 4  # of a simulated node
+SERVICES = ("mlflow", "postgres")
+WARM_SECONDS = 2.0
+GROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/cpuacct"))  # cgroup v2, v1
 SELECTOR = f"--selector={SIMULATED}=yes"
 
 
@@ -59,11 +62,12 @@ class Processor:
         return sum(self._of(identity) for identity in found)
 
     def _of(self, identity: str) -> float:
-        for folder in Path("/sys/fs/cgroup").glob(f"**/trackbed-kubernetes/**/pod{identity}"):
-            if (usage := folder / "cpuacct.usage").is_file():
-                return int(usage.read_text()) / 1e9
-            if (stat := folder / "cpu.stat").is_file() and "usage_usec" in (text := stat.read_text()):
-                return int(text.split("usage_usec")[1].split()[0]) / 1e6
+        for top in GROUPS:
+            for folder in (top / "trackbed-kubernetes").glob(f"**/pod{identity}"):
+                if (usage := folder / "cpuacct.usage").is_file():
+                    return int(usage.read_text()) / 1e9
+                if "usage_usec" in (text := (folder / "cpu.stat").read_text()):
+                    return int(text.split("usage_usec")[1].split()[0]) / 1e6
         return 0.0
 
 
@@ -74,27 +78,46 @@ def connections(namespace: str) -> int:
     return int(output("kubectl", *words, counted))
 
 
+def load(namespace: str, kind: str, seconds: float) -> tuple[float, float, int]:
+    """Requests a second, the processors that the clients used, and the most connections that were seen."""
+    argv = ["kubectl", "exec", "-i", f"--namespace={namespace}", "statefulset/jupyter", "--", "python", "-"]
+    most = 0
+    with (
+        CLIENT.open() as program,
+        subprocess.Popen(
+            [*argv, "load", "http://mlflow:8000", str(seconds), kind], stdin=program, stdout=subprocess.PIPE, text=True
+        ) as clients,
+    ):
+        while clients.poll() is None:
+            most = max(most, connections(namespace))
+            time.sleep(2)
+        said = clients.communicate()[0]
+    if clients.returncode:
+        raise SystemExit(f"the clients failed with exit code {clients.returncode}")
+    result = json.loads(said.splitlines()[-1])
+    return float(result["per_second"]), float(result["client_cpus"]), most
+
+
 def load_test(replicas: Sequence[int], seconds: float) -> None:
     """One line for each number of replicas and kind of request."""
     namespace = str(json.loads(invoke("status", "--format=json"))["project"])
     processor = Processor(namespace)
-    print("| replicas | request | requests/s | server | PostgreSQL | connections |\n|---|---|---|---|---|---|")
+    print("| replicas | request | requests/s | server | PostgreSQL | processors | connections |")
+    print("|---|---|---|---|---|---|---|")
     for number in replicas:
         invoke("up", f"--mlflow-replicas={number}", "--yes")
+        load(namespace, KINDS[0], WARM_SECONDS)
         for kind in KINDS:
-            before = [processor.used(service) for service in ("mlflow", "postgres")]
-            began = time.monotonic()
-            argv = ("exec", "-i", f"--namespace={namespace}", "statefulset/jupyter", "--", "python", "-")
-            words = ("load", "http://mlflow:8000", str(seconds), kind)
-            said = output("kubectl", *argv, *words, stdin=CLIENT.read_text(), timeout=seconds + 300)
-            took = time.monotonic() - began
-            used = [processor.used(service) - was for service, was in zip(("mlflow", "postgres"), before, strict=True)]
-            rate = float(json.loads(said.splitlines()[-1])["per_second"])
-            each = [1000 * one / (rate * seconds) for one in used]
+            before = [processor.used(service) for service in SERVICES]
+            rate, clients, most = load(namespace, kind, seconds)
+            used = [processor.used(service) - was for service, was in zip(SERVICES, before, strict=True)]
+            server, database = (1000 * one / (rate * seconds) for one in used)
+            shares = " + ".join(f"{one:.2f}" for one in (*(one / seconds for one in used), clients))
             print(
-                f"| {number} | {kind} | {rate:.0f} | {each[0]:.2f} ms | {each[1]:.2f} ms | {connections(namespace)} |"
+                f"| {number} | {kind} | {rate:.0f} | {server:.2f} ms | {database:.2f} ms | {shares} | {most} |",
+                flush=True,
             )
-            say(f"{number} {kind}: {rate:.0f}/s, processors {used[0] / took:.2f} + {used[1] / took:.2f}")
+            say(f"{number} {kind}: {rate:.0f}/s")
 
 
 # scale

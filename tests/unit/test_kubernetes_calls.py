@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +88,17 @@ def test_the_pods_of_all_namespaces_are_taken_as_the_server_wrote_them(kubectl: 
 
 
 def test_a_thousand_holders_are_not_named_one_by_one() -> None:
-    every = Counter({f"project student-{number:04}": 1 for number in range(1000)} | {"project lab": 4})
-    shown = ", 4 held by project lab, 1 held by project student-0000, 1 held by project student-0001, 998 by 998 others"
+    listed = [pod(JUPYTER) for _ in range(1001)]
+    for number, one in enumerate(listed):
+        one["metadata"]["labels"][objects.PROJECT] = f"student-{number:04}" if number else "lab"
+        one["spec"] |= {
+            "nodeName": "a",
+            "containers": [{"resources": {"limits": {"amd.com/gpu": "1" if number else "4"}}}],
+        }
+    every = cluster.holders(listed, "amd.com/gpu")
+    shown = ", 4 held by project lab, 1 held by project student-0001, 1 held by project student-0002, 998 by 998 others"
     assert cluster.told(every) == shown
-    assert cluster.told(Counter({"project lab": 2})) == ", 2 held by project lab"
+    assert cluster.told({"project lab": 2.0, "project b": 0.25}) == ", 2 held by project lab, 0.25 held by project b"
 
 
 def test_status_asks_what_it_needs(

@@ -159,7 +159,7 @@ class KubernetesChecks(Checks):
         pods = self.cluster.pods()
         holders = cluster.holders(pods or (), chosen.resource)
         mine = holders.get(f"project {objects.label(self.deployment.settings.project)}", 0)
-        free = total - sum(holders.values()) + mine
+        free = total - int(sum(holders.values()) - mine)
         text = f"{chosen} of {total} in the cluster{cluster.told(holders)}"
         if free < chosen.count:
             return [

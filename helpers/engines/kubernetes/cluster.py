@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,22 +45,23 @@ def node(thing: Object) -> Node:
     )
 
 
-def holders(pods: Iterable[Object], resource: str) -> Counter[str]:
-    """How much of a resource pods hold, by who: a project, else a namespace."""
-    result: Counter[str] = Counter()
+def holders(pods: Iterable[Object], resource: str) -> dict[str, float]:
+    """How much of a resource pods hold, by who: a project, else a namespace. Those who hold most are first."""
+    result: defaultdict[str, float] = defaultdict(float)
     for pod in pods:
         if (pod.get("spec") or {}).get("nodeName") and (count := asked(pod, resource)):
             project = objects.labels(pod).get(objects.PROJECT)
             who = f"project {project}" if project else f"namespace {pod['metadata'].get('namespace')}"
-            result[who] += int(count)
-    return result
+            result[who] += count
+    return dict(sorted(result.items(), key=lambda item: (-item[1], item[0])))
 
 
-def told(holders: Counter[str]) -> str:
+def told(holders: Mapping[str, float]) -> str:
     """Who holds most, to follow a sentence."""
-    others = holders.total() - sum(number for _, number in holders.most_common(SHOWN))
-    named = "".join(f", {number} held by {who}" for who, number in holders.most_common(SHOWN))
-    return named + (f", {others} by {plurals.counted(len(holders) - SHOWN, 'other')}" if others else "")
+    listed = list(holders.items())
+    named = "".join(f", {number:g} held by {who}" for who, number in listed[:SHOWN])
+    others = sum(number for _, number in listed[SHOWN:])
+    return named + (f", {others:g} by {plurals.counted(len(listed) - SHOWN, 'other')}" if others else "")
 
 
 def asked(pod: Object, resource: str) -> float:
