@@ -291,11 +291,15 @@ def examine(project: Project) -> list[Finding]:
 def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     """What can be looked at once the engine is known."""
     held = " (holds this project's data)" if project.state.engine else ""
+    known = Finding(Level.OK, "engine", f"{engine.name}{held}")
     first: tuple[Callable[[], Any], ...] = (engine.services, engine.host_facts, engine.data)
-    statuses, facts, data = side_by_side.each(first, engine.asked_at_once)
+    try:
+        statuses, facts, data = side_by_side.each(first, engine.asked_at_once)
+    except TrackbedError as error:  # what the rest would ask: the engine's own checks may tell why
+        return [known, *engine.checks.client(), Finding(Level.ERROR, "services", error.message, error.hint)]
     others = bool(access.other_accounts(access.own_accounts(project), engine.settings.folder))
     questions: tuple[Callable[[], list[Finding]], ...] = (
-        lambda: [Finding(Level.OK, "engine", f"{engine.name}{held}"), *engine.checks.client()],
+        lambda: [known, *engine.checks.client()],
         lambda: [check_disk(engine, facts, fresh=not data), _check_memory(facts)],
         lambda: _check_ports(engine, statuses),
         lambda: [_check_access(project, engine)],

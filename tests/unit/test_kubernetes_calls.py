@@ -12,11 +12,12 @@ from helpers.cli import options, status
 from helpers.engines.kubernetes import cluster, objects
 from helpers.engines.kubernetes.checks import RIGHTS
 from helpers.engines.kubernetes.engine import KubernetesEngine
+from helpers.findings import Level
 from helpers.project.project import Project
 from helpers.services import JUPYTER, POSTGRES, STORE
 from tests.unit.fake_kubectl import FakeKubectl
 from tests.unit.fakes import project
-from tests.unit.test_kubernetes_engine import RUNNING, container, namespace, pod, workload
+from tests.unit.test_kubernetes_engine import FORBIDDEN, RUNNING, container, namespace, pod, workload
 
 
 @pytest.fixture
@@ -59,6 +60,13 @@ def test_doctor_looks_at_the_services_once(kubectl: FakeKubectl, started: Projec
     for question in ("get --raw /api/v1/nodes", ".status.allowed", "get namespace trackbed ", "-- df -Pk /store"):
         assert len([line for line in lines if question in line]) == 1, question
     assert len(lines) <= 20
+
+
+def test_doctor_tells_a_login_that_may_not_look_what_it_lacks(kubectl: FakeKubectl, started: Project) -> None:
+    kubectl.answer(r"get statefulsets\.apps,", "", FORBIDDEN, 1)
+    found = {finding.check: finding for finding in doctor.examine(started)}
+    assert "rights" in found and found["services"].level is Level.ERROR
+    assert "alice has no right to list statefulsets.apps" in found["services"].detail
 
 
 def test_facts_need_no_look_at_the_services(kubectl: FakeKubectl, started: Project) -> None:

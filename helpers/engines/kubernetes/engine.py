@@ -30,7 +30,6 @@ from helpers.project.project import Project
 from helpers.services import (
     JUPYTER,
     MLFLOW,
-    POSTGRES,
     STORE_SYNC,
     Address,
     Availability,
