@@ -23,6 +23,12 @@ STARTING = {
 }
 FORMAT = {"format": "Format of the output: table, json or env"}
 TABLE_OR_JSON = {"format": "Format of the output: table or json"}
+KEEP = {
+    "keep_last": "Number of newest backups to keep",
+    "keep_daily": "Number of days of which to keep the last backup",
+    "keep_weekly": "Number of weeks of which to keep the last backup",
+    "keep_monthly": "Number of months of which to keep the last backup",
+}
 JSON = {"json": "Short for --format=json"}
 USER = {"name": "Name of the login"}
 
@@ -69,12 +75,15 @@ def down(context: Context, given: Flags, delete_data: bool = False, yes: bool = 
     running.down(given, delete_data, yes)
 
 
-@task(aliases=["ps"], help={**FORMAT, **JSON})
-def status(context: Context, given: Flags, format: str = "table", json: bool = False) -> int:
+@task(
+    aliases=["ps"],
+    help={**FORMAT, **JSON, "check": "Exit with 1 too when a scheduled backup failed or is overdue"},
+)
+def status(context: Context, given: Flags, format: str = "table", json: bool = False, check: bool = False) -> int:
     """Show each service with its state, URL and memory. The exit code is 1 when a service is not up."""
     from helpers.cli import status
 
-    return status.status(given, format, json)
+    return status.status(given, format, json, check)
 
 
 @task(
@@ -235,10 +244,7 @@ def backup_list(context: Context, given: Flags, place: str = "", format: str = "
     word="place",
     help={
         "place": "Place of backups: a folder or s3://BUCKET/PREFIX (default: the files in the state folder's backups)",
-        "keep_last": "Number of newest backups to keep",
-        "keep_daily": "Number of days of which to keep the last backup",
-        "keep_weekly": "Number of weeks of which to keep the last backup",
-        "keep_monthly": "Number of months of which to keep the last backup",
+        **KEEP,
         "dry_run": "Print which backups would go and which would stay, and change nothing",
         "now": "Free the disk at once, not a day later; only where no earlier version of Trackbed backs up there now",
     },
@@ -259,6 +265,38 @@ def backup_prune(
     from helpers.cli import data
 
     data.prune(given, place, Policy(keep_last, keep_daily, keep_weekly, keep_monthly), dry_run, now)
+
+
+@task(
+    name="schedule",
+    help={
+        "every": "Time between two backups, from 1h to 31d",
+        "to": "Place of the backups: a folder or s3://BUCKET/PREFIX",
+        **KEEP,
+        "off": "End the schedule; the backups stay",
+        "if_due": "Back up if it is time; what the timer runs each hour",
+    },
+)
+def backup_schedule(
+    context: Context,
+    given: Flags,
+    every: str = "",
+    to: str = "",
+    keep_last: int = 0,
+    keep_daily: int = 0,
+    keep_weekly: int = 0,
+    keep_monthly: int = 0,
+    off: bool = False,
+    if_due: bool = False,
+) -> int:
+    """Back up by itself, at an interval, and forget old backups. Without a flag it shows the schedule."""
+    from helpers.backups.retention import Policy
+    from helpers.cli import data
+
+    if if_due:
+        return data.backup_if_due(given)
+    policy = Policy(keep_last, keep_daily, keep_weekly, keep_monthly)
+    return data.schedule_backups(given, every, to, policy, off)
 
 
 @task(
@@ -399,7 +437,7 @@ namespace = Collection(
 for noun, verbs in {
     "users": (users_list, users_add, users_passwd, users_remove),
     "credentials": (credentials_show, credentials_rotate),
-    "backup": (backup, backup_list, backup_verify, backup_prune),
+    "backup": (backup, backup_list, backup_verify, backup_prune, backup_schedule),
 }.items():
     group = Collection(noun)
     for place, verb in enumerate(verbs):

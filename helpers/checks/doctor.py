@@ -17,7 +17,7 @@ from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.gpu import node_types
 from helpers.machine import existing
-from helpers.project import access, mlflow_jobs, workspace_folder
+from helpers.project import access, backup_schedule, mlflow_jobs, workspace_folder
 from helpers.project.project import OPEN, Project
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Port, ServiceStatus, State
 from helpers.settings import BY_NAME, Settings, relevance
@@ -284,8 +284,13 @@ def examine(project: Project) -> list[Finding]:
     except TrackbedError as error:
         if not any(f.level is Level.ERROR for f in result):
             result.append(Finding(Level.ERROR, "engine", error.message, error.hint))
-        return [*result, _check_permissions(project)]
-    return [*result, *_check_engine(project, choice.engine), *_check_address(settings, choice.engine)]
+        return [*result, _check_permissions(project), *backup_schedule.findings(settings)]
+    return [
+        *result,
+        *_check_engine(project, choice.engine),
+        *backup_schedule.findings(settings),
+        *_check_address(settings, choice.engine),
+    ]
 
 
 def _check_engine(project: Project, engine: Engine) -> list[Finding]:

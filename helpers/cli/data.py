@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 
 from helpers import console, lifecycle, status
 from helpers import usage as disk_usage
-from helpers.backups import create, manage
+from helpers.backups import create, manage, schedule
 from helpers.backups import upgrade as upgrades
 from helpers.backups.move import move as move_project
 from helpers.backups.restore import restore as restore_backup
@@ -15,7 +16,8 @@ from helpers.backups.verify import verify as verify_backups
 from helpers.cli import options
 from helpers.cli.status import show_services
 from helpers.engines import select
-from helpers.errors import FAILED, TrackbedError
+from helpers.errors import FAILED, SettingError, TrackbedError
+from helpers.project import backup_schedule
 from helpers.project.project import Project
 from helpers.settings.flags import Flags
 
@@ -89,6 +91,42 @@ def prune(given: Flags, place: str, policy: Policy, dry_run: bool, now: bool) ->
     )
     for line in result.lines:
         console.notice(line)
+
+
+def schedule_backups(given: Flags, every: str, to: str, policy: Policy, off: bool) -> int:
+    """Make the schedule, end it, or show it."""
+    more = bool(every or to or not policy.empty)
+    options.refuse(off and more, "--off", "with --every, --to or --keep-last, which make a schedule")
+    if more and not every:
+        raise SettingError("--every is missing: say how often, as in --every=6h.")
+    project = options.load(given)
+    if off:
+        for line in schedule.remove(project) or ("there was no schedule",):
+            console.notice(line)
+        return 0
+    if every:
+        for line in schedule.set_up(project, every, to, policy):
+            console.notice(line)
+        return 0
+    if not (found := backup_schedule.condition(project.settings)):
+        console.notice("no schedule; `invoke backup.schedule --every=6h --to=PLACE` makes one")
+        return 0
+    console.value(found.line)
+    if found.problem:
+        console.notice(f"warning: {found.problem}; {found.fix}")
+    return FAILED if found.problem else 0
+
+
+def backup_if_due(given: Flags) -> int:
+    """What the timer runs each hour."""
+    if made := backup_schedule.load(lifecycle.load(given).settings.folder):
+        os.environ.update(made.environment)
+    project = options.load(given)
+    with console.Progress() as progress:
+        ran = schedule.run_if_due(project, progress, progress.notice)
+    for line in ran.lines:
+        console.notice(line)
+    return 0 if ran.ok else FAILED
 
 
 def restore(given: Flags, source: str, into: str, no_backup: bool, skip_damaged: bool, yes: bool) -> None:

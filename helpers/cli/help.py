@@ -73,7 +73,10 @@ FIRST: Mapping[str, Mapping[str, str]] = {
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Every day": ("up", "down", "status", "logs", "jupyter-url", "mlflow-url", "check"),
     "Problems and disk space": ("doctor", "usage", "gc"),
-    "Data": ("backup", "backup.list", "backup.verify", "backup.prune", "restore", "import", "move", "upgrade"),
+    "Data": (
+        *("backup", "backup.list", "backup.verify", "backup.prune", "backup.schedule"),
+        *("restore", "import", "move", "upgrade"),
+    ),
     "People and passwords": (
         "users",
         "users.add",
@@ -106,6 +109,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "backup.prune /mnt/backups/ --keep-last=7 --keep-daily=14 --keep-weekly=8",
         "backup.prune /mnt/backups/ --keep-last=7 --dry-run",
     ),
+    "backup.schedule": (
+        "backup.schedule --every=6h --to=/mnt/backups/ --keep-last=7 --keep-daily=14",
+        "backup.schedule",
+        "backup.schedule --off",
+    ),
     "restore": ("restore FILE", "restore FILE --into=copy"),
     "import": ("import mlruns", "import mlflow.db --dry-run", "import mlflow.db --artifacts=/old/mlruns=/mnt/mlruns"),
     "move": ("move embedded", "move docker --object-store=minio"),
@@ -123,6 +131,7 @@ VALUE_NAMES = {
     "keep-daily": "NUMBER",
     "keep-weekly": "NUMBER",
     "keep-monthly": "NUMBER",
+    "every": "TIME",
     "tail": "LINES",
     "to": "PLACE",
     "older-than": "TIME",

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from helpers import console, dry_run, gateway, invocations, kernels, lifecycle, status
+from helpers.backups import schedule
 from helpers.checks.check import run_check, verdict
 from helpers.checks.doctor import examine
 from helpers.cli import options
 from helpers.cli.status import show_services
 from helpers.errors import FAILED, EngineUnavailable, SettingError, TrackbedError
 from helpers.findings import Level
-from helpers.project import users
+from helpers.project import backup_schedule, users
 from helpers.project.project import Project
 from helpers.services import DataItem
 from helpers.settings.flags import Flags
@@ -107,6 +108,8 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
         for item in items:
             console.notice(f"  {item.name}: {item.what}")
         console.notice(f"  the secrets and settings of project {project.settings.project}")
+        if backup_schedule.exists(project.settings):
+            console.notice("  the schedule of its backups; the backups stay")
         if stays := kept(project, items):
             console.notice(f"it keeps {stays}")
         if not yes and not console.confirm("Delete them?"):
@@ -120,10 +123,14 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
     with console.Progress() as progress:
         stopped = lifecycle.down(project, progress, console.notice)
         if delete_data and project.state.existed:
+            for line in schedule.remove(project):
+                progress.notice(line)
             lifecycle.delete_data(project, progress, console.notice)
     console.notice(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
     if not delete_data and project.state.existed:
         console.notice("data are kept; `invoke up` goes on with them")
+        if backup_schedule.exists(project.settings):
+            console.notice("the schedule of backups pauses until then; `invoke backup.schedule --off` ends it")
 
 
 def check(given: Flags) -> int:

@@ -8,7 +8,8 @@ from helpers.cli import options
 from helpers.engines import select
 from helpers.engines.base import Engine, State
 from helpers.errors import FAILED, SettingError, TrackbedError
-from helpers.project import mlflow_jobs
+from helpers.findings import Finding, Level
+from helpers.project import backup_schedule, mlflow_jobs
 from helpers.project.project import Project
 from helpers.services import MLFLOW
 from helpers.settings.flags import Flags
@@ -46,11 +47,12 @@ def _show_tunnel(view: Overview) -> None:
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address, bound=bound))
 
 
-def status(given: Flags, format: str, json: bool) -> int:
+def status(given: Flags, format: str, json: bool, check: bool = False) -> int:
     format = options.output_format(format, json, "table", "json", "env")
     project = options.load(given)
     engine = select.current(project)
     view = inspection.overview(engine, detail=True)
+    backups = next(backup_schedule.findings(project.settings), None)
     if format == "json":
         console.as_json(_as_data(project, view))
     elif format == "env":
@@ -60,14 +62,34 @@ def status(given: Flags, format: str, json: bool) -> int:
         console.notice(
             f"to {'start it again with its data' if project.state.existed else 'make it'}: {invocations.anywhere('up')}"
         )
+        _show_backups(backups)
     else:
         show_services(view)
         if view.rows and project.state.existed:
             for line in _remarks(project, engine, view):
                 console.notice(f"\n{line}")
+            _show_backups(backups)
         elif line := lifecycle.others(project, (row.status for row in view.rows)):
             console.notice(f"\n{line}; `invoke up` tells")
-    return 0 if all(row.status.up for row in view.rows) else FAILED
+    failed = check and backups is not None and backups.level is Level.ERROR
+    return 0 if all(row.status.up for row in view.rows) and not failed else FAILED
+
+
+def _show_backups(backups: Finding | None) -> None:
+    """How the schedule of backups does; nothing where there is none."""
+    if backups is None:
+        return
+    wrong = backups.level is Level.ERROR
+    console.notice(f"\n{'warning: ' if wrong else ''}backups: {backups.detail}{f'; {backups.fix}' if wrong else ''}")
+
+
+def _backups(project: Project) -> dict[str, object] | None:
+    """The schedule of backups as data; None where there is none."""
+    try:
+        found = backup_schedule.condition(project.settings)
+    except TrackbedError as error:
+        return {"problem": error.message}
+    return found.data if found else None
 
 
 def _remarks(project: Project, engine: Engine, view: Overview) -> list[str]:
@@ -96,6 +118,7 @@ def _as_data(project: Project, view: Overview) -> dict[str, object]:
         "workspace": str(view.workspace),
         "tracking_uri": view.settings.tracking_uri,
         "node": view.node,
+        "backups": _backups(project),
         "services": [
             {
                 "service": r.status.name,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers import lifecycle
+from helpers import systemd as units
 from helpers.engines.embedded import systemd
 from helpers.errors import TrackbedError
 from tests.unit.fakes import project
@@ -63,7 +64,7 @@ def test_systemd_refuses_another_text(tmp_path: Path) -> None:
 
 
 def test_without_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systemd, "RUNNING", tmp_path / "nothing")
+    monkeypatch.setattr(units, "RUNNING", tmp_path / "nothing")
     one = project(tmp_path, engine="embedded")
     one.state.engine = "embedded"
     with pytest.raises(TrackbedError, match="systemd did not start") as caught:
@@ -78,7 +79,7 @@ def test_a_unit_of_the_other_engine_goes_as_well(tmp_path: Path, monkeypatch: py
     """As after `invoke move --to=docker`."""
     unit = tmp_path / "trackbed-trackbed.service"
     unit.write_text("")
-    monkeypatch.setattr(systemd, "RUNNING", tmp_path / "nothing")
+    monkeypatch.setattr(units, "RUNNING", tmp_path / "nothing")
     monkeypatch.setattr(systemd, "path", lambda settings: unit)
     one = project(tmp_path)
     one.state.engine = "docker"

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
-from helpers import commands, machine_failures
+from helpers import machine_failures, systemd
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
 
-RUNNING = Path("/run/systemd/system")  # there when systemd is this machine's init
 START_LIMIT = 900  # seconds: venvs may have to be made again
 
 
@@ -25,10 +23,7 @@ def name(settings: Settings) -> str:
 
 def path(settings: Settings) -> Path:
     """Where the unit is written to."""
-    if os.geteuid() == 0:
-        return Path("/etc/systemd/system", name(settings))
-    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(home, "systemd", "user", name(settings))
+    return systemd.folder() / name(settings)
 
 
 def unit(settings: Settings, python: str, search_path: str, as_root: bool) -> str:
@@ -36,7 +31,7 @@ def unit(settings: Settings, python: str, search_path: str, as_root: bool) -> st
     where = [f"--project={settings.project}", f"--state-dir={settings.state_dir}"]
 
     def command(task: str) -> str:
-        return " ".join(_word(word) for word in (python, "-m", "invoke", task, *where))
+        return " ".join(systemd.word(word) for word in (python, "-m", "invoke", task, *where))
 
     return (
         "[Unit]\n"
@@ -46,8 +41,8 @@ def unit(settings: Settings, python: str, search_path: str, as_root: bool) -> st
         "[Service]\n"
         "Type=oneshot\n"
         "RemainAfterExit=yes\n"
-        f"WorkingDirectory={_escaped(str(settings.clone))}\n"
-        f"Environment={_word(f'PATH={search_path}')}\n"
+        f"WorkingDirectory={systemd.escaped(str(settings.clone))}\n"
+        f"Environment={systemd.word(f'PATH={search_path}')}\n"
         f"ExecStart={command('up')}\n"
         f"ExecStop={command('down')}\n"
         f"TimeoutStartSec={START_LIMIT}\n"
@@ -57,19 +52,9 @@ def unit(settings: Settings, python: str, search_path: str, as_root: bool) -> st
     )
 
 
-def _escaped(text: str) -> str:
-    return text.replace("%", "%%")  # systemd's specifiers
-
-
-def _word(text: str) -> str:
-    """A word of a command line as systemd splits it; $ would be expanded."""
-    quoted = _escaped(text).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
-    return f'"{quoted}"' if quoted != text or not text.isascii() or any(c in text for c in " '\t;") else text
-
-
 def install(settings: Settings) -> tuple[str, ...]:
     """Write and enable the unit; gives what to tell. Raises TrackbedError where there is no systemd."""
-    if not RUNNING.exists() or shutil.which("systemctl") is None:
+    if not systemd.usable():
         raise TrackbedError(
             "systemd did not start this machine, so it would never run a unit",
             f"let what starts programs here run: cd {shlex.quote(str(settings.clone))} && "
@@ -82,8 +67,8 @@ def install(settings: Settings) -> tuple[str, ...]:
         target.write_text(unit(settings, sys.executable, os.environ.get("PATH", os.defpath), os.geteuid() == 0))
     except OSError as error:
         raise machine_failures.at(target, error) from None
-    _systemctl("daemon-reload")
-    _systemctl("enable", target.name)
+    systemd.ask("daemon-reload")
+    systemd.ask("enable", target.name)
     lines = (f"{target} starts everything at boot; `invoke up --on-boot=false` removes it",)
     return lines if os.geteuid() == 0 else (*lines, "to come up before you log in: loginctl enable-linger")
 
@@ -93,18 +78,7 @@ def remove(settings: Settings) -> tuple[str, ...]:
     target = path(settings)
     if not target.exists():
         return ()
-    if RUNNING.exists() and shutil.which("systemctl"):
-        _systemctl("disable", target.name)
+    if systemd.usable():
+        systemd.ask("disable", target.name)
     target.unlink(missing_ok=True)
     return (f"{target} was removed: nothing starts at boot",)
-
-
-def _systemctl(*args: str) -> None:
-    """systemctl of this user, or of the system as root. Raises TrackbedError with its words."""
-    argv = ["systemctl", *([] if os.geteuid() == 0 else ["--user"]), *args]
-    done = commands.attempt(argv, 60)
-    if done.code:
-        raise TrackbedError(
-            f"systemctl {args[0]} failed: {' '.join(done.stderr.split())}",
-            "the unit is written; type that command yourself",
-        )

@@ -1,0 +1,74 @@
+"""A schedule of backups as cron runs it, with nothing of the shell that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from helpers.backups import repository
+from helpers.backups.storage import Folder
+from helpers.project import backup_schedule
+from tests.conftest import Clone
+from tests.integration import inspection
+from tests.unit.test_backup_schedule import CRONTAB
+
+pytestmark = pytest.mark.transfer
+
+
+def test_a_schedule(own: dict[str, Clone], tmp_path: Path) -> None:
+    clone, programs, repo = own["embedded"], tmp_path / "bin", tmp_path / "repo"
+    programs.mkdir()
+    # a crontab of the test's own, its daemon, and no systemd to ask
+    for name, text in {"crontab": CRONTAB, "systemctl": "#!/bin/sh\nexit 1\n"}.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", programs / "cron")
+    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    make = ("backup.schedule", "--every=1h", f"--to={repo}", "--keep-last=1")
+    with subprocess.Popen([programs / "cron", "600"], stdin=subprocess.DEVNULL) as daemon:
+        try:
+            done = clone.invoke(*make, around=path)
+        finally:
+            daemon.kill()
+    assert done.returncode == 0, done.stderr
+    line = (programs / "crontab.lines").read_text().strip()
+
+    def hour() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", line.split(" ", 5)[5].replace("\\%", "%").replace(">/dev/null 2>&1", "")],
+            env={"PATH": "/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    done = hour()
+    assert done.returncode == 0, done.stderr
+    (name,) = repository.names(Folder(repo))
+    assert hour().returncode == 0 and repository.names(Folder(repo)) == [name]  # not due
+    seen = json.loads(clone.invoke("status", "--json", "--check", around=path).stdout)["backups"]
+    assert name in seen["last_good"]["backup"] and seen["problem"] == ""
+    # an hour later the place is gone
+    result = clone.project_folder / backup_schedule.RESULT
+    result.write_text(json.dumps({**json.loads(result.read_text()), "started": 0}))
+    repo.rename(tmp_path / "away")
+    repo.write_text("no folder")
+    assert hour().returncode == 1
+    done = clone.invoke("status", "--check", around=path)
+    assert done.returncode == 1 and "the last scheduled backup failed" in done.stderr
+    assert clone.invoke("status", around=path).returncode == 0
+    inspection.refused(clone.invoke("backup.schedule", "--off", "--every=6h", around=path), 2, "no effect", "leave")
+    repo.unlink()
+    (tmp_path / "away").rename(repo)
+    assert hour().returncode == 0 and len(repository.names(Folder(repo))) == 1  # the first one was forgotten
+    assert repository.names(Folder(repo)) != [name]
+    done = clone.invoke("backup.schedule", "--off", around=path)
+    assert done.returncode == 0 and not (programs / "crontab.lines").read_text()
+    assert clone.invoke("status", "--check", around=path).returncode == 0

@@ -1,0 +1,342 @@
+"""The schedule of backups: when one is due, what is told of it, and what runs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import crontab, status, systemd
+from helpers.backups import create, manage, schedule
+from helpers.backups.create import Health
+from helpers.backups.retention import Policy
+from helpers.errors import SettingError, TrackbedError
+from helpers.findings import Level
+from helpers.project import backup_schedule, state
+from helpers.project.backup_schedule import HOUR, Good, Result, Schedule
+from helpers.project.project import Project
+from tests.unit.fakes import Silent, project
+
+MANIFEST: dict[str, Any] = {
+    "tables": {"runs": ["1", "5"]},
+    "objects": 2,
+    "object_bytes": 2**20,
+    "dump_bytes": 2**20,
+    "schema": "abc",
+    "made": "2026-01-01",
+}
+CRONTAB = """#!/bin/sh
+case "$1" in
+-l) [ -e "$0.lines" ] || { echo "no crontab for me" >&2; exit 1; }; cat "$0.lines" ;;
+-) cat > "$0.lines" ;;
+esac
+"""
+
+
+class Services:
+    """An engine of which only this is asked."""
+
+    in_cluster = False
+
+
+class View:
+    def __init__(self, stopped: bool) -> None:
+        self.stopped = stopped
+
+
+@pytest.fixture
+def cron(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A crontab of the test's own, on a machine that systemd did not start; gives the file with its lines."""
+    program = tmp_path / "bin" / "crontab"
+    program.parent.mkdir()
+    program.write_text(CRONTAB)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(systemd, "RUNNING", tmp_path / "nothing")
+    monkeypatch.setattr(systemd, "folder", lambda: tmp_path / "units")
+    monkeypatch.setattr(crontab, "usable", lambda: True)
+    return program.with_name("crontab.lines")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, cron: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project that runs, as far as anybody asks."""
+    result = project(tmp_path, project="lab")
+    result.state.save()
+    monkeypatch.setattr(status, "running", lambda project: Services())
+    monkeypatch.setattr(status, "overview", lambda engine: View(False))
+    return result
+
+
+def backs_up(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Health]) -> list[str]:
+    """Backups are made by ``act``; gives where to, as they are made."""
+    made: list[str] = []
+
+    def made_to(project: Project, to: str, *_: object) -> tuple[str, dict[str, Any], Health]:
+        made.append(to)
+        return f"{to}backups/x.json", MANIFEST, act()
+
+    monkeypatch.setattr(create, "create", made_to)
+    return made
+
+
+def look(lab: Project) -> schedule.Ran:
+    return schedule.run_if_due(lab, Silent(), lambda line: None)
+
+
+def later(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
+    now = time.time() + hours * HOUR
+    monkeypatch.setattr(time, "time", lambda: now)
+
+
+# when
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1h", HOUR), ("6h", 6 * HOUR), ("7d", 168 * HOUR)])
+def test_intervals(text: str, seconds: float) -> None:
+    assert schedule.parse_every(text) == seconds and backup_schedule.period(seconds) == text
+
+
+@pytest.mark.parametrize("text", ["", "6", "0h", "30m", "32d", "6 h", "-1h", "1h\n"])
+def test_intervals_that_are_none(text: str) -> None:
+    with pytest.raises(SettingError, match="1h to 31d"):
+        schedule.parse_every(text)
+
+
+def test_a_backup_is_due(lab: Project) -> None:
+    every6h = Schedule(6 * HOUR, "/x/", 0, "cron", 10)
+    now = 1000 * HOUR
+    for result, due in (
+        (Result(), True),
+        (Result("done", now - 7 * HOUR), True),
+        (Result("done", now - 6 * HOUR + 60), True),  # the timer came a minute early
+        (Result("done", now - 5 * HOUR), False),
+        (Result("done", now + 24 * HOUR), True),  # the clock was wrong
+        (Result("failed", now - HOUR), True),
+        (Result("running", now - HOUR), True),  # it was killed
+        (Result("skipped", now - HOUR), True),
+    ):
+        assert backup_schedule.due(every6h, result, now) is due, result
+    assert backup_schedule.next_run(every6h, Result(), now) == now + 600
+    assert backup_schedule.next_run(every6h, Result("done", now + 600), now + 700) == now + 6 * HOUR + 600
+
+
+# how it went
+
+
+def test_a_day_of_a_schedule(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = backs_up(monkeypatch, Health)
+    pruned: list[Policy] = []
+    monkeypatch.setattr(manage, "pruned", lambda project, place, policy, *_: pruned.append(policy))
+    lines = schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy(last=7, weekly=2))
+    assert "crontab" in lines[0] and "none yet" in lines[-1]
+    assert look(lab).ok and made == [f"{tmp_path}/repo/"] and pruned == [Policy(last=7, weekly=2)]
+    assert not look(lab).lines[0].startswith("/") and len(made) == 1
+    found = backup_schedule.condition(lab.settings)
+    assert found is not None and not found.problem and "2.0 MiB" in found.line and "every 6h" in found.line
+    for hours in range(1, 25):
+        with monkeypatch.context() as patch:
+            later(patch, hours)
+            look(lab)
+    assert len(made) == 5
+
+
+def failing() -> Health:
+    raise TrackbedError("the place does not answer", "see to it")
+
+
+def test_a_failure_is_told_and_tried_again(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    backs_up(monkeypatch, Health)
+    look(lab)
+    good = backup_schedule.load_result(lab.settings.folder).good
+    later(monkeypatch, 6)
+    backs_up(monkeypatch, failing)
+    with pytest.raises(TrackbedError, match="does not answer"):
+        look(lab)
+    found = backup_schedule.condition(lab.settings)
+    assert found is not None and "failed: the place does not answer" in found.problem and "invoke backup" in found.fix
+    assert found.result.good == good and found.data["problem"] == found.problem
+    (finding,) = backup_schedule.findings(lab.settings)
+    assert finding.level is Level.ERROR and finding.fix
+    backs_up(monkeypatch, Health)
+    later(monkeypatch, 1)
+    assert look(lab).ok
+    (finding,) = backup_schedule.findings(lab.settings)
+    assert finding.level is Level.OK
+
+
+def test_old_backups_that_cannot_go_are_told(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy(last=1))
+    made = backs_up(monkeypatch, Health)
+    monkeypatch.setattr(manage, "pruned", lambda *_: failing())
+    assert not look(lab).ok
+    found = backup_schedule.condition(lab.settings)
+    assert found is not None and "is whole, but old backups could not be forgotten" in found.problem
+    look(lab)
+    assert len(made) == 1  # not each hour because of that
+
+
+def test_damage_in_earlier_backups_is_told(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    backs_up(monkeypatch, lambda: Health(("x",), True))
+    assert not look(lab).ok
+    assert "backup.verify" in (backup_schedule.condition(lab.settings) or pytest.fail()).problem
+
+
+def test_what_is_stopped_is_not_backed_up(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    made = backs_up(monkeypatch, Health)
+    monkeypatch.setattr(status, "overview", lambda engine: View(True))
+    assert look(lab).ok and not made
+    later(monkeypatch, 48)
+    found = backup_schedule.condition(lab.settings)
+    assert found is not None and not found.problem and "paused" in found.line
+    monkeypatch.setattr(status, "overview", lambda engine: View(False))
+    look(lab)
+    assert len(made) == 1
+
+
+def test_no_backup_for_long_and_one_that_was_killed(
+    lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    folder, now = lab.settings.folder, time.time()
+    Result("running", now).save(folder)
+    assert "interrupted" in (backup_schedule.condition(lab.settings) or pytest.fail()).problem
+    with state.lock(folder / backup_schedule.LOCK):
+        assert (backup_schedule.condition(lab.settings) or pytest.fail()).problem == ""
+        assert "at work" in look(lab).lines[0]
+    Result("done", now, "", Good(now, "x", 1)).save(folder)
+    later(monkeypatch, 11)
+    assert (backup_schedule.condition(lab.settings) or pytest.fail()).problem == ""
+    later(monkeypatch, 2)
+    assert "13 hours old" in (backup_schedule.condition(lab.settings) or pytest.fail()).problem
+
+
+def test_a_damaged_file_is_told(lab: Project, tmp_path: Path) -> None:
+    assert backup_schedule.condition(lab.settings) is None
+    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    (lab.settings.folder / backup_schedule.RESULT).write_text("{")
+    assert not (backup_schedule.condition(lab.settings) or pytest.fail()).result.state
+    (lab.settings.folder / backup_schedule.FILE).write_text("[]")
+    (finding,) = backup_schedule.findings(lab.settings)
+    assert finding.level is Level.ERROR and "is damaged" in finding.detail
+    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    assert backup_schedule.condition(lab.settings)
+
+
+# what runs it
+
+
+def test_others_lines_of_the_crontab_stay(lab: Project, cron: Path, tmp_path: Path) -> None:
+    others = "MAILTO=me\n# mine\n5 4 * * * true # trackbed-lab-backup-0\n"
+    cron.write_text(others)
+    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    schedule.set_up(lab, "1d", f"{tmp_path}/repo", Policy())
+    lines = cron.read_text().splitlines()
+    assert lines[:3] == others.splitlines() and len(lines) == 4
+    assert lines[3].endswith(f"# {backup_schedule.mark(lab.settings)}") and "env -i" in lines[3]
+    assert stat.S_IMODE((lab.settings.folder / backup_schedule.FILE).stat().st_mode) == 0o600
+    assert "removed" in schedule.remove(lab)[0] and cron.read_text() == others
+    assert schedule.remove(lab) == () and backup_schedule.condition(lab.settings) is None
+
+
+def test_a_crontab_that_cannot_be_read_is_not_taken_for_empty(lab: Project, cron: Path, tmp_path: Path) -> None:
+    cron.with_name("crontab").write_text("#!/bin/sh\n[ $1 = -l ] && echo 'not allowed' >&2 && exit 1\ntouch $0.lines\n")
+    with pytest.raises(TrackbedError, match="not allowed"):
+        schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    assert not cron.exists() and backup_schedule.load(lab.settings.folder) is None
+
+
+def test_a_schedule_whose_line_somebody_removed(lab: Project, cron: Path, tmp_path: Path) -> None:
+    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    cron.write_text("")
+    assert "cron no longer runs" in (backup_schedule.condition(lab.settings) or pytest.fail()).problem
+
+
+def test_the_line_is_a_command_of_sh(lab: Project, cron: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cron takes % for the end of a line, and hands the rest to sh."""
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/per%cent/with space")
+    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    line = cron.read_text().split(" ", 5)[5]
+    assert "\\%" in line
+    line = (
+        line.replace("\\%", "%")
+        .replace(f"cd {lab.settings.clone} &&", "")
+        .replace(
+            "-m invoke",
+            '-c \'import os, sys;open(sys.argv[-1].partition("=")[2] + "/seen", "w").write(repr(dict(os.environ)))\'',
+        )
+    )
+    done = subprocess.run(["sh", "-c", line], env={"LEAK": "1", "PATH": "/usr/bin:/bin"}, timeout=60, check=False)
+    seen = eval((lab.settings.state_dir / "seen").read_text())  # noqa: S307
+    assert done.returncode == 0 and set(seen) - {"LC_CTYPE"} == {"HOME", "PATH", "LC_ALL"}
+    assert seen["PATH"].endswith("/per%cent/with space")
+
+
+def test_systemd_takes_the_units(lab: Project, tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("NOT TESTED: no systemd-analyze on this machine")
+    lab.settings.clone.mkdir(exist_ok=True)
+    names = [tmp_path / f"trackbed-x-backup.{kind}" for kind in ("service", "timer")]
+    for path, text in zip(
+        names, (schedule.service_unit(lab.settings), schedule.timer_unit(lab.settings, 7)), strict=True
+    ):
+        path.write_text(text)
+    done = subprocess.run(
+        [analyze, "verify", *map(str, names)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert not [line for line in done.stderr.splitlines() if "trackbed-x" in line], done.stderr
+
+
+def test_with_systemd(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(systemd, "answers", lambda: True)
+    monkeypatch.setattr(systemd, "usable", lambda: True)
+    monkeypatch.setattr(systemd, "ask", lambda *args: asked.append(args))
+    lines = schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    name = backup_schedule.mark(lab.settings)
+    assert asked == [("daemon-reload",), ("enable", "--now", f"{name}.timer")] and "runs it" in lines[0]
+    assert {path.suffix for path in (tmp_path / "units").iterdir()} == {".service", ".timer"}
+    assert not (backup_schedule.condition(lab.settings) or pytest.fail()).problem
+    schedule.remove(lab)
+    assert not list((tmp_path / "units").iterdir()) and ("disable", "--now", f"{name}.timer") in asked
+
+
+# what is refused in words
+
+
+def test_where_nothing_would_run_it(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crontab, "usable", lambda: False)
+    with pytest.raises(TrackbedError, match="neither systemd nor cron") as error:
+        schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    assert "-m invoke backup --to=PLACE" in error.value.hint
+
+
+def test_keys_of_the_shell_are_refused(lab: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKBED_BACKUP_S3_SECRET_KEY", "x" * 20)
+    with pytest.raises(SettingError, match=r"write it into \.env"):
+        schedule.set_up(lab, "6h", "s3://bucket/x", Policy())
+
+
+def test_a_cluster_is_refused(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Services, "in_cluster", True)
+    with pytest.raises(TrackbedError, match="is not there yet"):
+        schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+
+
+def test_a_place_is_needed(lab: Project) -> None:
+    with pytest.raises(SettingError, match="--to is missing"):
+        schedule.set_up(lab, "6h", "", Policy())
+    with pytest.raises(TrackbedError, match="there is no schedule"):
+        look(lab)
