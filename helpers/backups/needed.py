@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ class Needed:
     def __init__(self) -> None:
         self._base = scratch()
         self._base.execute("CREATE TABLE blob (path TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
+        self._base.execute("CREATE TABLE line (digest BLOB PRIMARY KEY) WITHOUT ROWID")
         self._manifests = set[str]()
 
     def __enter__(self) -> Needed:
@@ -42,8 +44,14 @@ class Needed:
         self._manifests.add(snapshot.name)
         for digest, size in zip(manifest["list"], lengths(manifest["list_bytes"]), strict=True):
             self._add([(piece(digest), size), *([(copy(digest), size)] if manifest.get("copies") else [])])
-        for entry in snapshot.entries(manifest):
-            self._add([(piece(digest), n) for digest, n in zip(entry.pieces, lengths(entry.size), strict=True)])
+        for line in snapshot.lines(manifest):
+            # what did not change has the same line in every backup
+            digest = hashlib.blake2b(line, digest_size=16).digest()
+            if self._base.execute("SELECT 1 FROM line WHERE digest = ?", (digest,)).fetchone():
+                continue
+            entry = snapshot.entry(line)
+            self._base.execute("INSERT INTO line VALUES (?)", (digest,))
+            self._add([(piece(part), n) for part, n in zip(entry.pieces, lengths(entry.size), strict=True)])
         return manifest
 
     def _add(self, blobs: list[tuple[str, int]]) -> None:

@@ -156,18 +156,22 @@ class Snapshot:
 
     def entries(self, manifest: dict[str, Any]) -> Iterator[Entry]:
         """The list, each line checked by itself. Raises Damaged."""
+        return map(self.entry, self.lines(manifest))
+
+    def lines(self, manifest: dict[str, Any]) -> Iterator[bytes]:
+        """The list as it is written; ``entry`` checks a line. Raises Damaged."""
         rest = bytearray()
         for content in self._ahead(zip(manifest["list"], lengths(manifest["list_bytes"]), strict=True), self._listed):
             rest += content
             *lines, rest = rest.split(b"\n")
-            for line in lines:
-                yield self._entry(bytes(line))
+            yield from map(bytes, lines)
             if len(rest) > LINE:
                 break
         if rest:
             raise Damaged(str(self), "its list is wrong: a line without an end")
 
-    def _entry(self, line: bytes) -> Entry:
+    def entry(self, line: bytes) -> Entry:
+        """One line of the list. Raises Damaged."""
         try:
             name, size, digest, mark, pieces = json.loads(line)
             fits = (

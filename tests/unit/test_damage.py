@@ -14,7 +14,7 @@ from helpers.backups import damage, repository, scrub
 from helpers.backups.repository import Snapshot
 from helpers.backups.repository_writer import Writer
 from helpers.backups.storage import Folder, Unreadable
-from tests.unit.test_repository import DUMP, FACTS, HARM, Reads, piece, sha
+from tests.unit.test_repository import DUMP, FACTS, HARM, Reads, crafted, piece, sha
 
 RUN = "0" * 31 + "1"
 OBJECTS = {f"1/{RUN}/artifacts/model/a.bin": b"a" * 2500, f"1/models/m-{RUN}/artifacts/b": b"hello", "1/odd": b"other"}
@@ -241,3 +241,14 @@ def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch
 def test_a_round_begins_anew_where_its_place_is_lost(snapshot: Snapshot, text: bytes) -> None:
     Path(str(snapshot.store), scrub.FILE).write_bytes(text)
     assert scrub.read_share(snapshot.store).count > 10
+
+
+def test_the_same_damaged_line_is_named_in_each_backup(tmp_path: Path, snapshot: Snapshot) -> None:
+    """What did not change has the same line in every backup, and is looked at once."""
+    second, _ = back_up(tmp_path / "repo", Reads(OBJECTS))
+    for one in (snapshot, second):
+        crafted(
+            one, b"".join(entry.line for entry in one.entries(one.manifest())) + b'["objects/1/x", -1, "", "", []]\n'
+        )
+    result = damage.examine(snapshot.store, repository.names(snapshot.store))
+    assert set(result.unrestorable) == {snapshot.name, second.name}
