@@ -10,6 +10,8 @@ services=10.96.0.0/16
 cluster=10.244.0.0/16  # the pods of all nodes
 group=trackbed-kubernetes  # the cgroup of everything that belongs to the cluster
 nodes=(node1 node2)
+golang=golang:1.26-trixie  # what Go modules are read with, and built
+ca=/etc/ssl/certs/ca-certificates.crt
 export PATH="$home/bin:$home/root/usr/bin:$home/root/usr/sbin:/usr/sbin:/sbin:$PATH"
 export KUBECONFIG=$home/conf/admin.kubeconfig
 
