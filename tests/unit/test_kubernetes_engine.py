@@ -406,6 +406,12 @@ def test_who_holds_the_gpus() -> None:
     [
         ("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.", "its volume was not made yet"),
         ("0/2 nodes are available: 1 node(s) had volume node affinity conflict.", "attach to one node only"),
+        (
+            "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 1 node(s) were "
+            "unschedulable. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not "
+            "helpful for scheduling.",
+            "attach to one node only",
+        ),
         ("0/1 nodes are available: 1 node(s) had untolerated taint {gpu: only}.", "kept for others (gpu: only)"),
         ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", "no node has the labels"),
         ("0/1 nodes are available: 1 Insufficient memory.", "no node has 4.0 GiB free memory: 2.0 GiB in all"),
@@ -420,6 +426,59 @@ def test_an_image_that_is_not_ours_is_not_to_be_built() -> None:
     assert "invoke build --load" in images.bring(MLFLOW) and "invoke build --load" in images.bring(JUPYTER)
     for service in (POSTGRES, STORE):
         assert "build" not in images.bring(service) and "REGISTRY_MIRROR=HOST/PATH" in images.bring(service)
+
+
+def attach_event(said: str, reason: str = "FailedAttachVolume", at: str = "16:00:00") -> dict[str, Any]:
+    return {"reason": reason, "message": said, "lastTimestamp": f"2026-11-26T{at}Z"}
+
+
+USED = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) postgres-0'
+EXCLUSIVE = (
+    'Multi-Attach error for volume "pvc-1" Volume is already exclusively attached to one node and can\'t be attached to '
+    "another"
+)
+
+
+@pytest.mark.parametrize(
+    ("events", "nodes", "why", "fix"),
+    [
+        ([attach_event(USED)], ["node1"], "attached to node node1: it can attach to one", "kubectl delete node node1 "),
+        ([attach_event(EXCLUSIVE)], [], "attached to another node: it can attach to one", "get volumeattachments"),
+        ([attach_event("timed out waiting for external-attacher")], [], "be attached to its node: timed out", "doctor"),
+        ([attach_event("well", "SuccessfulAttachVolume", "16:00:01"), attach_event(USED)], ["node1"], "", ""),
+        ([attach_event("is slow", "FailedMount")], [], "", ""),
+    ],
+)
+def test_a_volume_that_another_node_holds(
+    engine: KubernetesEngine,
+    kubectl: FakeKubectl,
+    events: list[dict[str, Any]],
+    nodes: list[str],
+    why: str,
+    fix: str,
+) -> None:
+    """Before, the pod waited and nothing told for what. The words are those of Kubernetes 1.36."""
+    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "data-postgres-0"}}
+    new = pod(POSTGRES, phase="Pending")
+    new["spec"] |= {"nodeName": "node2", "volumes": [claim]}
+    old = [pod(POSTGRES) for _ in nodes]
+    for one, holder in zip(old, nodes, strict=True):
+        one["spec"]["nodeName"] = holder
+        one["metadata"]["deletionTimestamp"] = "2026-11-26T16:00:00Z"
+    kubectl.items("get events -o json --field-selector=involvedObject.name=postgres-0", events)
+    found = engine.inspection.stuck(POSTGRES, [*old, new])
+    assert why in found[0] and fix in found[1] and bool(why) is bool(found[0])
+
+
+def test_a_pod_that_does_not_end_is_why_no_other_comes(engine: KubernetesEngine) -> None:
+    """Before, it was said to end, for as long as its node was away."""
+    ending = pod(POSTGRES)
+    ending["spec"]["nodeName"] = "node1"
+    ending["metadata"]["deletionTimestamp"] = "2026-11-26T16:00:00Z"
+    why, fix = engine.inspection.stuck(POSTGRES, [ending])
+    assert "does not end on node node1" in why and "`kubectl delete node node1 --context lab`" in fix
+    ending["metadata"]["deletionTimestamp"] = "2999-11-26T16:00:00Z"
+    assert engine.inspection.stuck(POSTGRES, [ending]) == ("", "")
 
 
 def test_why_a_workload_gets_no_pod() -> None:

@@ -75,11 +75,24 @@ class Inspection(KubernetesComponent):
             if pending.message(pod):
                 return pending.explain(pod, self.cluster.nodes, self.cluster.pods(), context)
         if own:
-            return "", ""
+            return self._unattached(own)
         events = self.kubectl.listed("events", "--field-selector=reason=FailedCreate")
         if why := pending.refused(events, objects.WORKLOADS[name].name):
             show = f"`kubectl get events -n {self.deployment.target.namespace} --context {context}` shows more"
             return f"the cluster refuses its pod: {why}", show
+        return "", ""
+
+    def _unattached(self, own: list[Object]) -> tuple[str, str]:
+        """Why pods that have a node do not begin there, as far as a volume keeps them from it."""
+        context = self.deployment.target.context
+        if all("deletionTimestamp" in pod["metadata"] for pod in own):
+            return pending.detained(own, context)
+        for pod in own:
+            claims = [one for one in pod["spec"].get("volumes") or () if "persistentVolumeClaim" in one]
+            if claims and (pod.get("status") or {}).get("phase") == "Pending":
+                events = self.kubectl.listed("events", f"--field-selector=involvedObject.name={objects.name(pod)}")
+                if found := pending.unattached(pod, events, own, context):
+                    return found
         return "", ""
 
     def logs(self, service: str, tail: int, follow: bool) -> Iterator[str]:

@@ -8,9 +8,14 @@ from collections.abc import Iterable, Sequence
 from helpers.engines.kubernetes import cluster, objects, refusals
 from helpers.engines.kubernetes.cluster import Node
 from helpers.engines.kubernetes.objects import Object
+from helpers.engines.kubernetes.pods import age
 from helpers.suggestions import shown
 
 INSUFFICIENT = re.compile(r"Insufficient ([a-zA-Z0-9./-]+[a-zA-Z0-9])")
+# what the scheduler says of a volume of another node, up to 1.32 and later
+ELSEWHERE = ("volume node affinity conflict", "didn't match PersistentVolume's node affinity")
+ATTACHING = ("FailedAttachVolume", "SuccessfulAttachVolume")  # reasons of events
+ENDING_SECONDS = 10.0  # after its time to end, in which the cluster forgets a pod whose node answers
 TAINT = re.compile(r"untolerated taint(?:\(s\)|s)? ?\{([^}]*)\}")
 
 
@@ -35,7 +40,7 @@ def explain(pod: Object, nodes: Sequence[Node], pods: Iterable[Object] | None, c
         )
     if special:
         return _insufficient(pod, special[0], nodes, list(pods) if pods is not None else None, context)
-    if "volume node affinity conflict" in said:
+    if any(words in said for words in ELSEWHERE):
         return (
             "its volume is on another node than those that may take it: that volume can attach to one node only",
             "bring that node back, or use a storage class whose volumes every node reaches",
@@ -94,6 +99,43 @@ def refused(events: Iterable[Object], workload: str) -> str:
             return f"the namespace's pod security {found['level']} refuses it: {found['why']}"
         return shown(said.partition("error: ")[2] or said, 300)
     return ""
+
+
+def detained(pods: Iterable[Object], context: str) -> tuple[str, str]:
+    """Why no pod comes in the place of those that end, which may hold the service's volume; ("", "") while they may."""
+    for pod in pods:
+        ends, node = str(pod["metadata"].get("deletionTimestamp", "")), (pod.get("spec") or {}).get("nodeName", "")
+        if not ends or not node or age(ends) < ENDING_SECONDS:
+            return "", ""
+        return (
+            f"its pod does not end on node {node}, which may not answer; until then the volume stays attached there",
+            f"`kubectl get node {node} --context {context}`; bring it back, or if it is gone for good: `kubectl delete "
+            f"node {node} --context {context}`",
+        )
+    return "", ""
+
+
+def unattached(pod: Object, events: Iterable[Object], others: Iterable[Object], context: str) -> tuple[str, str]:
+    """Why the node of a pod cannot attach its volume; ("", "") where it can. ``events`` of the pod; ``others``: the
+    service's pods, one of which may still have it."""
+    told = sorted((one for one in events if one.get("reason") in ATTACHING), key=_when)
+    said = str(told[-1].get("message", "")) if told and told[-1]["reason"] == ATTACHING[0] else ""
+    if not said:
+        return "", ""
+    if not said.startswith("Multi-Attach error"):
+        return f"its volume cannot be attached to its node: {shown(said, 300)}", "`invoke doctor` shows more"
+    here = (pod.get("spec") or {}).get("nodeName")
+    nodes = {(one.get("spec") or {}).get("nodeName") for one in others} - {here, None}
+    if len(nodes) != 1:
+        return (
+            "its volume is still attached to another node: it can attach to one node only",
+            f"it follows once that node lets go; `kubectl get volumeattachments --context {context}` shows which",
+        )
+    (node,) = nodes
+    return (
+        f"its volume is still attached to node {node}: it can attach to one node only",
+        f"it follows once that node lets go; if it is gone for good: `kubectl delete node {node} --context {context}`",
+    )
 
 
 def _when(event: Object) -> str:

@@ -36,7 +36,7 @@ from helpers.services import (
 LOOK_SECONDS = 0.5  # between two looks at what starts
 DELETE_SECONDS = 90.0
 SILENCE_SECONDS = 30.0  # of the API server, after which the start is given up
-PLACE_SECONDS, VOLUME_SECONDS = 5.0, 45.0  # in which a pod that has no place may still get one
+PLACE_SECONDS, VOLUME_SECONDS, ATTACH_SECONDS = 5.0, 45.0, 120.0  # in which a pod that has no place may still get one
 FIRST = (POSTGRES, STORE, STORE_SYNC)
 JOBS = (SCHEMA, BUCKET)
 KINDS = (
@@ -206,6 +206,7 @@ def _failed(job: Object) -> bool:
 
 
 def _is_young(own: list[Object], why: str) -> bool:
-    """The scheduler may not have seen yet what frees its place: a pod that ends, a volume that is being made."""
-    patience = VOLUME_SECONDS if "volume" in why else PLACE_SECONDS
+    """The scheduler may not have seen yet what frees its place: a pod that ends, a volume that is being made, or that
+    another node is about to let go."""
+    patience = ATTACH_SECONDS if "attached" in why else VOLUME_SECONDS if "volume" in why else PLACE_SECONDS
     return bool(own) and min(pods.age(str(pod["metadata"].get("creationTimestamp", ""))) for pod in own) < patience
