@@ -470,15 +470,32 @@ def test_a_volume_that_another_node_holds(
     assert why in found[0] and fix in found[1] and bool(why) is bool(found[0])
 
 
-def test_a_pod_that_does_not_end_is_why_no_other_comes(engine: KubernetesEngine) -> None:
-    """Before, it was said to end, for as long as its node was away."""
-    ending = pod(POSTGRES)
-    ending["spec"]["nodeName"] = "node1"
-    ending["metadata"]["deletionTimestamp"] = "2026-11-26T16:00:00Z"
-    why, fix = engine.inspection.stuck(POSTGRES, [ending])
-    assert "does not end on node node1" in why and "`kubectl delete node node1 --context lab`" in fix
-    ending["metadata"]["deletionTimestamp"] = "2999-11-26T16:00:00Z"
-    assert engine.inspection.stuck(POSTGRES, [ending]) == ("", "")
+@pytest.mark.parametrize(
+    ("ready", "ends", "words"),
+    [
+        ("Unknown", "", "node node1, which has its volume, does not answer; bring that node back"),
+        (
+            "True",
+            "2026-11-26T16:00:00Z",
+            "node node1, which has its volume, does not end its pod; bring that node back",
+        ),
+        ("True", "2999-11-26T16:00:00Z", "the pods that it had are ending"),
+        ("True", "", "0 of 1 ready"),
+    ],
+)
+def test_a_node_that_is_away_keeps_the_database_down(
+    engine: KubernetesEngine, kubectl: FakeKubectl, ready: str, ends: str, words: str
+) -> None:
+    """Before, the status said for minutes that it was starting, or ending. A node that takes no new pods answers."""
+    conditions = [{"type": "Ready", "status": ready}]
+    node1 = {"metadata": {"name": "node1"}, "spec": {"unschedulable": True}, "status": {"conditions": conditions}}
+    last = pod(POSTGRES, containerStatuses=[container(POSTGRES, ready=True, state=RUNNING)])
+    last["spec"]["nodeName"] = "node1"
+    last["metadata"] |= {"deletionTimestamp": ends} if ends else {}
+    kubectl.items("get nodes -o json", [node1])
+    kubectl.items("get statefulsets.apps,", [workload(POSTGRES, readyReplicas=0), last])
+    (found,) = [one for one in engine.services() if one.name == POSTGRES]
+    assert found.state is State.STARTING and found.reason.startswith(words)
 
 
 def test_why_a_workload_gets_no_pod() -> None:

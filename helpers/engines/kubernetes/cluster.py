@@ -31,17 +31,20 @@ class Node:
     allocatable: Mapping[str, float]
     labels: Mapping[str, str]
     images: tuple[str, ...]
+    answers: bool = True  # also one that takes no new pods
 
 
 def node(thing: Object) -> Node:
     status = thing.get("status") or {}
     conditions = {one["type"]: one["status"] for one in status.get("conditions") or ()}
+    answers = conditions.get("Ready") == "True"
     return Node(
         objects.name(thing),
-        conditions.get("Ready") == "True" and not (thing.get("spec") or {}).get("unschedulable"),
+        answers and not (thing.get("spec") or {}).get("unschedulable"),
         {key: objects.number(str(value)) for key, value in (status.get("allocatable") or {}).items()},
         objects.labels(thing),
         tuple(name for image in status.get("images") or () for name in image.get("names") or ()),
+        answers,
     )
 
 

@@ -61,6 +61,8 @@ class Inspection(KubernetesComponent):
         result = pods.status(name, workload, objects.find(things, workload.kind, workload.name), own)
         if result.state is State.STARTING:
             why, fix = self.stuck(name, own)
+            if not why and workload.kind == "StatefulSet":
+                why, fix = pending.held_by_node(own, self.cluster.nodes, self.deployment.target.context)
             result = replace(result, reason="; ".join(filter(None, (why, fix)))) if why else result
         if result.up and name not in reachable and specs.ports(name, self.deployment):
             why = f" ({said})" if (said := self.forwards.problem(name)) else ""
@@ -85,8 +87,6 @@ class Inspection(KubernetesComponent):
     def _unattached(self, own: list[Object]) -> tuple[str, str]:
         """Why pods that have a node do not begin there, as far as a volume keeps them from it."""
         context = self.deployment.target.context
-        if all("deletionTimestamp" in pod["metadata"] for pod in own):
-            return pending.detained(own, context)
         for pod in own:
             claims = [one for one in pod["spec"].get("volumes") or () if "persistentVolumeClaim" in one]
             if claims and (pod.get("status") or {}).get("phase") == "Pending":

@@ -101,17 +101,19 @@ def refused(events: Iterable[Object], workload: str) -> str:
     return ""
 
 
-def detained(pods: Iterable[Object], context: str) -> tuple[str, str]:
-    """Why no pod comes in the place of those that end, which may hold the service's volume; ("", "") while they may."""
+def held_by_node(pods: Iterable[Object], nodes: Iterable[Node], context: str) -> tuple[str, str]:
+    """The node that keeps a service with a volume down: one that does not answer, or does not end its pod; ("", "")
+    where none does. Kubernetes makes no other pod, because the volume may still be written to there."""
+    silent = {one.name for one in nodes if not one.answers}
     for pod in pods:
-        ends, node = str(pod["metadata"].get("deletionTimestamp", "")), (pod.get("spec") or {}).get("nodeName", "")
-        if not ends or not node or age(ends) < ENDING_SECONDS:
-            return "", ""
-        return (
-            f"its pod does not end on node {node}, which may not answer; until then the volume stays attached there",
-            f"`kubectl get node {node} --context {context}`; bring it back, or if it is gone for good: `kubectl delete "
-            f"node {node} --context {context}`",
-        )
+        node = str((pod.get("spec") or {}).get("nodeName") or "")
+        ends = str(pod["metadata"].get("deletionTimestamp") or "")
+        late = bool(ends) and age(ends) > ENDING_SECONDS
+        if node in silent or (node and late):
+            return (
+                f"node {node}, which has its volume, {'does not answer' if node in silent else 'does not end its pod'}",
+                f"bring that node back; if it is gone for good: `kubectl delete node {node} --context {context}`",
+            )
     return "", ""
 
 
