@@ -129,7 +129,7 @@ def bring_images(clone: Clone) -> list[str]:
 
 
 def _listed() -> set[str]:
-    """The images that every node tells of, some seconds after it got them. One that lost its name has null for it."""
+    """The images that both nodes tell of, some seconds after they got them. One that lost its name has null for it."""
     nodes = json.loads(kubectl("get", "nodes", *NODES, "--output=json"))["items"]
     return set.intersection(
         *({name for image in node["status"].get("images", ()) for name in image["names"] or ()} for node in nodes)
