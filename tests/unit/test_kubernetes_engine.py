@@ -492,7 +492,7 @@ def test_a_node_that_is_away_keeps_the_database_down(
     last = pod(POSTGRES, containerStatuses=[container(POSTGRES, ready=True, state=RUNNING)])
     last["spec"]["nodeName"] = "node1"
     last["metadata"] |= {"deletionTimestamp": ends} if ends else {}
-    kubectl.items("get nodes -o json", [node1])
+    kubectl.items("get --raw /api/v1/nodes", [node1])
     kubectl.items("get statefulsets.apps,", [workload(POSTGRES, readyReplicas=0), last])
     (found,) = [one for one in engine.services() if one.name == POSTGRES]
     assert found.state is State.STARTING and found.reason.startswith(words)

@@ -88,7 +88,7 @@ class Inspection(KubernetesComponent):
         """Why pods that have a node do not begin there, as far as a volume keeps them from it."""
         context = self.deployment.target.context
         for pod in own:
-            claims = [one for one in pod["spec"].get("volumes") or () if "persistentVolumeClaim" in one]
+            claims = [one for one in (pod.get("spec") or {}).get("volumes") or () if "persistentVolumeClaim" in one]
             if claims and (pod.get("status") or {}).get("phase") == "Pending":
                 events = self.kubectl.listed("events", f"--field-selector=involvedObject.name={objects.name(pod)}")
                 if found := pending.unattached(pod, events, own, context):
