@@ -414,6 +414,10 @@ def test_who_holds_the_gpus() -> None:
         ),
         ("0/1 nodes are available: 1 node(s) had untolerated taint {gpu: only}.", "kept for others (gpu: only)"),
         ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", "no node has the labels"),
+        (
+            "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) were unschedulable.",
+            "is cordoned",
+        ),
         ("0/1 nodes are available: 1 Insufficient memory.", "no node has 4.0 GiB free memory: 2.0 GiB in all"),
     ],
 )

@@ -50,6 +50,11 @@ def explain(pod: Object, nodes: Sequence[Node], pods: Iterable[Object] | None, c
             f"every node that fits is kept for others ({found[1].strip()})",
             f"`kubectl describe nodes --context {context}` shows the taints",
         )
+    if "were unschedulable" in said:
+        return (
+            "a node that may fit is cordoned: it takes no new pods",
+            f"`kubectl get nodes --context {context}` shows which; `kubectl uncordon NODE` lets it take pods again",
+        )
     if "didn't match Pod's node affinity/selector" in said:
         return "no node has the labels that it asks for", f"`kubectl get nodes --show-labels --context {context}`"
     return shown(said.rstrip("."), 300), f"`kubectl get nodes --context {context}` shows the nodes"
