@@ -25,6 +25,8 @@ nox.options.sessions = ["lint", "types", "unit"]
 FULL = ["full"]  # the tag of every session that .ci/run runs, in this order
 NIGHTLY = ["nightly"]  # of what takes hours, a package index or gigabytes
 
+KUBERNETES_FAULTS = ("test_faults.py", "test_updates.py")  # the longer tests of tests/kubernetes
+
 LOCKS = ("requirements.txt", "requirements-dev.txt")
 
 ROOT = Path(__file__).parent
@@ -152,7 +154,7 @@ def kubernetes(session: nox.Session) -> None:
     """The tasks on a real cluster of two nodes, which it starts: needs root, Linux and Docker, else skipped loudly."""
     if os.environ.get("TRACKBED_REQUIRE_KUBERNETES") == "1":  # takes longer than a test may, where nobody built them
         session.run(str(ROOT / "tests/environment/kubernetes/binaries.sh"), external=True)
-    others = ("test_faults.py", "test_network_policies.py", "test_sharing.py")
+    others = (*KUBERNETES_FAULTS, "test_network_policies.py", "test_sharing.py")
     suite(session, "kubernetes", *(f"--ignore=tests/kubernetes/{name}" for name in others), codes=chosen(session))
 
 
@@ -173,8 +175,9 @@ def kubernetes_sharing(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=NIGHTLY)
 def kubernetes_faults(session: nox.Session) -> None:
-    """Pods, a node and the API server of that cluster fail while clients write: needs root, Linux, Docker and uv."""
-    suite(session, "kubernetes/test_faults.py")
+    """Faults and upgrades in that cluster while clients write: needs root, Linux, Docker, uv and a package index."""
+    first, *others = KUBERNETES_FAULTS
+    suite(session, f"kubernetes/{first}", *(f"tests/kubernetes/{name}" for name in others))
 
 
 @nox.session(tags=FULL)

@@ -40,14 +40,22 @@ class Tally:
 class Writers:
     """Writers of one project, started once and paused between the rounds; their journals."""
 
-    def __init__(self, url: str, python: str, folder: Path, seed: int) -> None:
+    def __init__(self, url: str, python: str, folder: Path, seed: int, retries: int = 0) -> None:
+        """``retries``: of MLflow's client, for each request; by default what is refused once is refused."""
         folder.mkdir(parents=True, exist_ok=True)
         self.journals = [folder / f"journal-{number}" for number in range(WRITERS)]
         self._refused = folder / "refused"
         with self._refused.open("w") as refused:
             self._running = [
                 subprocess.Popen(
-                    [python, str(Path(__file__).with_name("writer.py")), url, str(journal), str(seed + number)],
+                    [
+                        python,
+                        str(Path(__file__).with_name("writer.py")),
+                        url,
+                        str(journal),
+                        str(seed + number),
+                        str(retries),
+                    ],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=refused,

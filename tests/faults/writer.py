@@ -1,6 +1,6 @@
 """Logs runs through MLflow's client while it is told to; writes down what the server acknowledged.
 
-    python writer.py TRACKING_URI JOURNAL SEED
+    python writer.py TRACKING_URI JOURNAL SEED RETRIES
 
 One JSON line per acknowledged write, on the disk before the next write is begun. Lines on stdin: `go`, `pause`
 (answered by `paused` on stdout when no write is under way). Ends when stdin does.
@@ -47,10 +47,10 @@ class Orders:
         return not self.ended.is_set()
 
 
-def main(uri: str, journal: Path, seed: int) -> None:
+def main(uri: str, journal: Path, seed: int, retries: str) -> None:
     # a write without an answer is given up soon: what happened to it is not known
     os.environ |= {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": retries,
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -102,4 +102,4 @@ def main(uri: str, journal: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

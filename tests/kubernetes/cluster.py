@@ -92,6 +92,16 @@ def cut_off(node: str) -> Iterator[None]:
 
 
 @contextmanager
+def cordoned(node: str) -> Iterator[None]:
+    """The node takes no new pod for that time."""
+    kubectl("cordon", node)
+    try:
+        yield
+    finally:
+        kubectl("uncordon", node)
+
+
+@contextmanager
 def stopped(program: str) -> Iterator[None]:
     """One program of the cluster is down for that time."""
     script("program.sh", "stop", program)

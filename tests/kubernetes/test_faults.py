@@ -9,10 +9,13 @@ import dataclasses
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from helpers.errors import INTERRUPTED
 from tests.conftest import Clone
 from tests.faults.conftest import Harnesses, client_python, harnesses, rng, tallies
 from tests.faults.harness import Fault, Harness, Tally, lost
@@ -76,17 +79,30 @@ def unplug(clone: Clone, rng: random.Random) -> None:
         cluster.until(f"a replica in place of {cluster.name(away)}", replaced, 240)
 
 
-def gather_data(clone: Clone) -> None:
-    """Have database and store on node1: no pod with a volume is replaced while its node is cut off."""
-    cluster.kubectl("cordon", "node2")
-    try:
+@contextmanager
+def gathered(clone: Clone) -> Iterator[None]:
+    """With database and store on node1: no pod with a volume is replaced while its node is cut off."""
+    with cluster.cordoned("node2"):
         for service in ("postgres", "store"):
             for pod in cluster.pods(clone.project, service):
                 if pod["spec"]["nodeName"] == "node2":
                     cluster.kubectl("delete", "pod", cluster.name(pod), f"--namespace={clone.project}", timeout=120)
             cluster.until(service, partial(is_ready, clone, service))
-    finally:
-        cluster.kubectl("uncordon", "node2")
+    yield
+
+
+@contextmanager
+def moving(clone: Clone) -> Iterator[None]:
+    """PostgreSQL's node takes no pod, so that its next one is on the other."""
+    node = node_of(clone, "postgres")
+    with cluster.cordoned(node):
+        yield
+        assert node_of(clone, "postgres") != node
+
+
+def node_of(clone: Clone, service: str) -> str:
+    (pod,) = cluster.pods(clone.project, service)
+    return str(pod["spec"]["nodeName"])
 
 
 def is_ready(clone: Clone, service: str) -> bool:
@@ -99,20 +115,33 @@ FAULTS: dict[str, Fault] = {
     "mlflow's pod deleted": delete("mlflow"),
     "postgres' pod killed": delete("postgres", "--grace-period=0", "--force"),
     "postgres' pod deleted": delete("postgres"),
+    "postgres' pod moved to another node": delete("postgres"),
     "store's pod killed": delete("store", "--grace-period=0", "--force"),
     "rolling restart": roll,
     "API server down for a minute": without_api_server,
     "node cut off": unplug,
 }
+AROUND = {"postgres' pod moved to another node": moving, "node cut off": gathered}
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_nothing_acknowledged_is_lost(harness: Harness, name: str, tallies: dict[str, Tally]) -> None:
     tally = tallies.setdefault(f"kubernetes, {name}", Tally())
-    if FAULTS[name] is unplug:
-        gather_data(harness.clone)
-    harness.round(FAULTS[name], tally)
+    with AROUND.get(name, nullcontext)(harness.clone):
+        harness.round(FAULTS[name], tally)
     harness.verify(tally)
+
+
+def test_the_pod_of_single_commands_goes_with_the_task(replicated: Clone, tmp_path: Path) -> None:
+    def left() -> list[str]:
+        return [cluster.name(pod) for pod in cluster.pods(replicated.project, "run-mlflow")]
+
+    backup = ("backup", f"--to={tmp_path / 'a.tar'}")
+    running = replicated.start(*backup)
+    cluster.until("the pod of the backup's commands", left)
+    assert running.interrupt() == INTERRUPTED and left() == []
+    replicated.value(*backup)
+    assert left() == []
 
 
 def test_everything_of_the_session_is_still_there(harness: Harness) -> None:
