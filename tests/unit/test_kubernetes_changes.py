@@ -243,7 +243,7 @@ def test_the_sites_proxies_and_certificates_reach_the_notebook(
     listed = {one["metadata"]["name"]: one for one in secrets.rendered(here.deployment)}
     data = {key: base64.b64decode(value).decode() for key, value in listed[secrets.ENVIRONMENT]["data"].items()}
     assert data["HTTPS_PROXY"] == data["https_proxy"] == site["HTTPS_PROXY"]
-    assert {"mlflow", "store", ".lab", ".svc", ".cluster.local"} <= set(data["NO_PROXY"].split(","))
+    assert {"mlflow", "store", "jupyter-0", ".lab", ".svc", ".cluster.local"} <= set(data["NO_PROXY"].split(","))
     assert data.keys() == {"HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"}, (
         "no pod reaches this machine's loopback"
     )

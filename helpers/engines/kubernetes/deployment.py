@@ -13,7 +13,7 @@ from helpers.engines.kubernetes.kubectl import Kubectl
 from helpers.errors import TrackbedError, WrongProject
 from helpers.project import deployment, mlflow_jobs, shell_environment, workspace_folder
 from helpers.project.project import Project
-from helpers.services import BUCKET, SCHEMA, STORE, STORE_SYNC, SecretFile
+from helpers.services import BUCKET, JUPYTER, SCHEMA, STORE, STORE_SYNC, SecretFile
 
 WORK = Path("/home/jovyan/work")  # the workspace, a claim: as the notebook sees it
 
@@ -105,7 +105,8 @@ class KubernetesDeployment(deployment.Deployment):
     @cached_property
     def proxies(self) -> dict[str, str]:
         """The variables of the site's proxies, for the notebook; those that the user gives it are left out."""
-        own = (f".{self.target.namespace}", ".svc", ".cluster.local", *_in_cluster(self.settings.tracking_uri))
+        pod = f"{objects.WORKLOADS[JUPYTER].name}-0"  # kernels ask JupyterLab at its own name, with its token
+        own = (pod, f".{self.target.namespace}", ".svc", ".cluster.local", *_in_cluster(self.settings.tracking_uri))
         reachable = self.site_network.reachable_from_containers()
         return reachable.environment((*site_network.inside(self.settings), *own), self.settings.jupyter_env)
 
