@@ -24,7 +24,6 @@ RESULT = "backup-result.json"
 LOCK = "backup-schedule.lock"
 HOUR = 3600.0
 EARLY = 600.0  # seconds by which a look at the clock may come early, and counts
-SHOW = "invoke backup.schedule"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def load(folder: Path) -> Schedule | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise TrackbedError(
-            f"{folder / FILE} is damaged", f"make the schedule again: `{SHOW} --every=6h --to=PLACE`"
+            f"{folder / FILE} is damaged", f"make the schedule again: `invoke backup.schedule --every=6h --to=PLACE`"
         ) from None
 
 
@@ -198,7 +197,7 @@ def condition(settings: Settings) -> Condition | None:
     schedule, result, now = load(settings.folder), load_result(settings.folder), time.time()
     if schedule is None:
         return None
-    again = f"`{SHOW} --every={period(schedule.every)} --to={schedule.place}` makes it again"
+    again = f"`invoke backup.schedule --every={period(schedule.every)} --to={schedule.place}` makes it again"
     last = result.good.ended if result.good else schedule.since
     problem = fix = ""
     if not _is_there(settings, schedule):

@@ -85,7 +85,7 @@ def test_one_pod_serves_the_commands_of_a_task(engine: KubernetesEngine, kubectl
         assert pod["spec"]["containers"][0]["command"] == ["sleep", str(tool_pods.LONGEST)]
         name = pod["metadata"]["name"]
         assert [line.partition(" -- ")[2] for line in lines(kubectl, "exec")] == ["first", "second"]
-        assert all(f"pod/{name} --container=mlflow" in line for line in lines(kubectl, "exec"))
+        assert all(f" pod/{name} " in line and " --container=mlflow " in line for line in lines(kubectl, "exec"))
         assert not lines(kubectl, "delete")
     (deleted,) = lines(kubectl, "delete")
     assert f"delete pod {name} " in deleted and "--grace-period=0" in deleted
