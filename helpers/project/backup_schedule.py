@@ -88,7 +88,7 @@ def load(folder: Path) -> Schedule | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise TrackbedError(
-            f"{folder / FILE} is damaged", f"make the schedule again: `invoke backup.schedule --every=6h --to=PLACE`"
+            f"{folder / FILE} is damaged", "make the schedule again: `invoke backup.schedule --every=6h --to=PLACE`"
         ) from None
 
 
