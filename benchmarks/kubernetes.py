@@ -1,6 +1,6 @@
 """The kubernetes engine: throughput with more and more replicas, and the tasks in a cluster that is large.
 
-    python -m benchmarks.kubernetes load [--replicas=1,2,4,8] [--seconds=10]
+    python -m benchmarks.kubernetes load [--replicas=1,2,4,8] [--seconds=10] [--pod-cpu=200m]
     python -m benchmarks.kubernetes scale [--nodes=200] [--projects=1000] [--rounds=5]
 
 Asks the project of this clone's settings (`invoke up --engine=kubernetes --local-access=open` first; in the namespace
@@ -95,17 +95,30 @@ def load(namespace: str, kind: str, seconds: float) -> tuple[float, float, int]:
     if clients.returncode:
         raise SystemExit(f"the clients failed with exit code {clients.returncode}")
     result = json.loads(said.splitlines()[-1])
+    if not result["per_second"]:
+        raise SystemExit(
+            "no request was answered: start the project with --local-access=open, the clients have no token"
+        )
     return float(result["per_second"]), float(result["client_cpus"]), most
 
 
-def load_test(replicas: Sequence[int], seconds: float) -> None:
-    """One line for each number of replicas and kind of request."""
+def limit(namespace: str, cpu: str) -> None:
+    """Let each of MLflow's pods use so much of a processor, until the next `invoke up`."""
+    what = ("deployment/mlflow", f"--namespace={namespace}")
+    output("kubectl", "set", "resources", *what, "--containers=mlflow", f"--limits=cpu={cpu}", "--requests=cpu=50m")
+    output("kubectl", "rollout", "status", *what, "--timeout=300s")
+
+
+def load_test(replicas: Sequence[int], seconds: float, pod_cpu: str) -> None:
+    """One line for each number of replicas and kind of request. Its processor time includes its clients' start."""
     namespace = str(json.loads(invoke("status", "--format=json"))["project"])
     processor = Processor(namespace)
     print("| replicas | request | requests/s | server | PostgreSQL | processors | connections |")
     print("|---|---|---|---|---|---|---|")
     for number in replicas:
         invoke("up", f"--mlflow-replicas={number}", "--yes")
+        if pod_cpu:
+            limit(namespace, pod_cpu)
         load(namespace, KINDS[0], WARM_SECONDS)
         for kind in KINDS:
             before = [processor.used(service) for service in SERVICES]
@@ -230,13 +243,14 @@ def main() -> None:
     one = commands.add_parser("load")
     one.add_argument("--replicas", default="1,2,4,8")
     one.add_argument("--seconds", type=float, default=10)
+    one.add_argument("--pod-cpu", default="", help="processors that each of MLflow's pods may use, such as 200m")
     other = commands.add_parser("scale")
     other.add_argument("--nodes", type=int, default=200)
     other.add_argument("--projects", type=int, default=1000)
     other.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     if args.command == "load":
-        load_test([int(number) for number in args.replicas.split(",")], args.seconds)
+        load_test([int(number) for number in args.replicas.split(",")], args.seconds, args.pod_cpu)
     else:
         scale_test(args.nodes, args.projects, args.rounds)
 
