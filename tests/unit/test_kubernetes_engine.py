@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from helpers import references
 from helpers.engines import select
 from helpers.engines.kubernetes import images, kustomization, loading, memory, objects, pending, pods, refusals, secrets
 from helpers.engines.kubernetes.checks import RIGHTS
@@ -680,6 +681,14 @@ def test_values_go_to_their_objects(tmp_path: Path, kubectl: FakeKubectl) -> Non
         "sha256:"
     )
     assert "mlflow.trackbed.svc.cluster.local:*" in given["map mlflow-server"]["data"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
+
+
+@pytest.mark.parametrize("store", [name for name in KubernetesEngine.stores if name != "external"])
+def test_every_store_of_ours_has_its_image(tmp_path: Path, kubectl: FakeKubectl, store: str) -> None:
+    here = KubernetesEngine(project(tmp_path, engine="kubernetes", object_store=store))
+    named = {one["name"]: one for one in kustomized(here)["all"]["images"]}
+    assert named[store]["newName"] == references.image(store).name.rpartition(":")[0]
+    assert (f"components/{store}" in kustomized(here)["all"]["components"]) == (store == "minio")
 
 
 def test_a_notebook_alone(tmp_path: Path, kubectl: FakeKubectl) -> None:

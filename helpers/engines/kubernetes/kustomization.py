@@ -29,6 +29,7 @@ SHORT = {
     GATEWAY: "trackbed/gateway",
     POSTGRES: "postgres",
     "versitygw": "versitygw",
+    "minio": "minio",
 }
 # what runs an image of ours, and whose
 RUN_OURS = {**dict.fromkeys((STORE_SYNC, SCHEMA, BUCKET, MLFLOW), MLFLOW), JUPYTER: JUPYTER, GATEWAY: GATEWAY}
