@@ -105,8 +105,8 @@ def test_a_thousand_holders_are_not_named_one_by_one() -> None:
         }
     every = cluster.holders(listed, "amd.com/gpu")
     shown = ", 4 held by project lab, 1 held by project student-0001, 1 held by project student-0002, 998 by 998 others"
-    assert cluster.told(every) == shown
-    assert cluster.told({"project lab": 2.0, "project b": 0.25}) == ", 2 held by project lab, 0.25 held by project b"
+    assert cluster.held_by(every) == shown
+    assert cluster.held_by({"project lab": 2.0, "project b": 0.25}) == ", 2 held by project lab, 0.25 held by project b"
 
 
 def test_status_asks_what_it_needs(

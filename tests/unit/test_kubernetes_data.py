@@ -325,7 +325,7 @@ def test_whoever_may_not_change_the_namespace_adopts_it_all_the_same(
     with pytest.raises(TrackbedError, match="alice has no right to patch namespaces"):
         engine.adopt()  # something else was wrong than this right
     kubectl.allow(False)
-    applied = engine.namespace._wanted(made=False)["metadata"]["annotations"]
+    applied = engine.namespace._planned(made=False)["metadata"]["annotations"]
     with pytest.raises(TrackbedError):
         engine.adopt()  # this kubectl refuses the ConfigMap too
     kept = json.loads([stdin for line, stdin in kubectl.calls if " apply " in line][-1])["items"][0]

@@ -111,10 +111,10 @@ class KubernetesChecks(Checks):
 
     def _metrics(self) -> Finding:
         try:
-            found = self.deployment.kubectl.find("apiservice", METRICS)
+            registered = self.deployment.kubectl.find("apiservice", METRICS)
         except TrackbedError:
-            found = None
-        if found:
+            registered = None
+        if registered:
             return Finding(Level.OK, "metrics", "the metrics server is there")
         return Finding(Level.OK, "metrics", "no metrics server: nothing scales by load")
 
@@ -160,7 +160,7 @@ class KubernetesChecks(Checks):
         holders = cluster.holders(pods or (), chosen.resource)
         mine = holders.get(f"project {objects.label(self.deployment.settings.project)}", 0)
         free = total - int(sum(holders.values()) - mine)
-        text = f"{chosen} of {total} in the cluster{cluster.told(holders)}"
+        text = f"{chosen} of {total} in the cluster{cluster.held_by(holders)}"
         if free < chosen.count:
             return [
                 Finding(Level.WARNING, "gpu", f"{text}: not enough are free", "wait, or ask for fewer: --gpu-count=1")

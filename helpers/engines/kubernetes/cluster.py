@@ -59,7 +59,7 @@ def holders(pods: Iterable[Object], resource: str) -> dict[str, float]:
     return dict(sorted(result.items(), key=lambda item: (-item[1], item[0])))
 
 
-def told(holders: Mapping[str, float]) -> str:
+def held_by(holders: Mapping[str, float]) -> str:
     """Who holds most, to follow a sentence."""
     listed = list(holders.items())
     named = "".join(f", {number:g} held by {who}" for who, number in listed[:SHOWN])

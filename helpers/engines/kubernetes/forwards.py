@@ -94,10 +94,10 @@ class Forwards(KubernetesComponent):
     def _targets(self) -> dict[str, str]:
         """The pod of each service that a way would lead to now. kubectl stays with the one it found, as that ends."""
         pods = self.kubectl.listed("pods", objects.OURS)
-        found = {
+        chosen = {
             one: newest([pod for pod in pods if objects.labels(pod).get(objects.PART) == one]) for one in self.names()
         }
-        return {service: str(pod["metadata"]["uid"]) for service, pod in found.items() if pod}
+        return {service: str(pod["metadata"]["uid"]) for service, pod in chosen.items() if pod}
 
     def programs(self, targets: Mapping[str, str] | None = None) -> list[Program]:
         """One for each port, whose socket supervisord holds."""

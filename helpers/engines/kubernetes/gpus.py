@@ -96,12 +96,12 @@ def choose(settings: Settings, cluster: Cluster, kept: str = "") -> Gpus:
     return Gpus(Accelerator(kind, reason, torch=build), settings.gpu_count, label, models)
 
 
-def _models(wanted: NodeType, nodes: Iterable[Node]) -> tuple[str, tuple[str, ...]]:
+def _models(node_type: NodeType, nodes: Iterable[Node]) -> tuple[str, tuple[str, ...]]:
     """The label with which nodes tell their model, and its values that a node type means; ("", ()) where none tells."""
     listed = tuple(nodes)
     # a label has no spaces, and AMD's names the product where the kernel names the architecture
-    names = "|".join((wanted.models.replace(" ", "[ _-]"), detect.SERIES.get(wanted.models, wanted.models)))
-    for label in MODELS[wanted.kind]:
+    names = "|".join((node_type.models.replace(" ", "[ _-]"), detect.SERIES.get(node_type.models, node_type.models)))
+    for label in MODELS[node_type.kind]:
         values = sorted({one.labels[label] for one in listed if label in one.labels})
         chosen = tuple(value for value in values if re.search(rf"(?<![A-Za-z0-9])({names})(?![0-9])", value))
         if chosen:
@@ -109,6 +109,6 @@ def _models(wanted: NodeType, nodes: Iterable[Node]) -> tuple[str, tuple[str, ..
         if values:
             raise TrackbedError(
                 f"no node of the cluster has such a GPU: their label {label} says {', '.join(values)}",
-                f"--gpu={wanted.kind} takes any of them",
+                f"--gpu={node_type.kind} takes any of them",
             )
     return "", ()

@@ -38,8 +38,8 @@ class Inspection(KubernetesComponent):
         used = memory.look(self.kubectl, (one for one in things if objects.kind(one) == "Pod")) if detail else {}
         statuses = tuple(self._status(name, things, reachable, used) for name in self.deployment.services)
         if first := next((one for one in statuses if one.reason.startswith(NO_WAY)), None):  # it opens all of them
-            told = replace(first, reason=f"{first.reason}: `invoke up` opens it")
-            statuses = tuple(told if one is first else one for one in statuses)
+            explained = replace(first, reason=f"{first.reason}: `invoke up` opens it")
+            statuses = tuple(explained if one is first else one for one in statuses)
         held = self.forwards.held()
         if (
             not held and self.forwards.orphans()
@@ -91,8 +91,8 @@ class Inspection(KubernetesComponent):
             claims = [one for one in (pod.get("spec") or {}).get("volumes") or () if "persistentVolumeClaim" in one]
             if claims and (pod.get("status") or {}).get("phase") == "Pending":
                 events = self.kubectl.listed("events", f"--field-selector=involvedObject.name={objects.name(pod)}")
-                if found := pending.unattached(pod, events, own, context):
-                    return found
+                if attachment := pending.unattached(pod, events, own, context):
+                    return attachment
         return "", ""
 
     def logs(self, service: str, tail: int, follow: bool) -> Iterator[str]:

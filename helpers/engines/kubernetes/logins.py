@@ -17,11 +17,11 @@ class Logins(KubernetesComponent):
     def put(self) -> tuple[str, ...]:
         """The gateway looks at the file all the time; nothing where there is no gateway. Gives what to tell where its
         node is late. Raises TrackbedError."""
-        found = self.kubectl.find("secret", secrets.name(GATEWAY))
-        if found is None:
+        present = self.kubectl.find("secret", secrets.name(GATEWAY))
+        if present is None:
             return ()
         listed = users.render(users.load(self.deployment.settings)).encode()
-        data = {**(found.get("data") or {}), users.FILE: base64.b64encode(listed).decode()}
+        data = {**(present.get("data") or {}), users.FILE: base64.b64encode(listed).decode()}
         self.kubectl.apply([secrets.secret(self.deployment, secrets.name(GATEWAY), GATEWAY, data)], "the logins")
         # a node that sees its pod change looks at the pod's Secrets at once, not within the next minutes
         mark = f"{READ}={digests.digest(data)}"

@@ -30,31 +30,31 @@ class Namespace(KubernetesComponent):
 
     def look(self) -> Object | None:
         """As it is now, with our marks as its annotations, wherever they are; None where it was not made."""
-        found = self.kubectl.find("namespace", self.deployment.target.namespace)
-        if found is None or objects.INSTANCE in objects.notes(found):
-            return found
+        current = self.kubectl.find("namespace", self.deployment.target.namespace)
+        if current is None or objects.INSTANCE in objects.notes(current):
+            return current
         kept = self.kubectl.find("configmap", objects.MARKS)
-        notes = {**objects.notes(found), **((kept or {}).get("data") or {})}
-        return {**found, "metadata": {**found["metadata"], "annotations": notes}}
+        notes = {**objects.notes(current), **((kept or {}).get("data") or {})}
+        return {**current, "metadata": {**current["metadata"], "annotations": notes}}
 
     def check(self) -> None:
         """Refuse to start in one that Trackbed did not make, in another project's, and where the project's is gone.
         Raises TrackbedError."""
         self.rendering.cluster.require_same()
-        found = self.look()
-        if found is None and self.deployment.target.cluster is not None:
+        current = self.look()
+        if current is None and self.deployment.target.cluster is not None:
             raise TrackbedError(
                 f"{self.deployment.where}, which has this project's data, is not there any more",
                 "once it is restored, `invoke up` goes on with them; to begin anew without them: `invoke down "
                 "--delete-data`, then `invoke up`",
             )
-        if found is None:
+        if current is None:
             return
-        if (found.get("status") or {}).get("phase") == "Terminating":
+        if (current.get("status") or {}).get("phase") == "Terminating":
             raise TrackbedError(
                 f"{self.deployment.where} is being deleted", "type the same command again when it is gone"
             )
-        self._check_owner(found)
+        self._check_owner(current)
 
     def is_there(self) -> bool:
         """Whether it is there, and then it is this project's: asked before anything in it is stopped, deleted or run.
@@ -62,8 +62,8 @@ class Namespace(KubernetesComponent):
         with self._looking:
             if not self._is_ours:
                 self.rendering.cluster.require_same()
-                if found := self.look():
-                    self._check_owner(found)
+                if current := self.look():
+                    self._check_owner(current)
                     self._is_ours = True
             return self._is_ours
 
@@ -71,8 +71,8 @@ class Namespace(KubernetesComponent):
         """Raise WrongProject where it is there and another's."""
         self.is_there()
 
-    def _check_owner(self, found: Object) -> None:
-        owner = objects.notes(found).get(objects.INSTANCE)
+    def _check_owner(self, current: Object) -> None:
+        owner = objects.notes(current).get(objects.INSTANCE)
         if owner == self.project.state.instance:
             return
         if owner is None:
@@ -84,10 +84,10 @@ class Namespace(KubernetesComponent):
 
     def adopt(self) -> bool:
         """Take one that is there: with its owner's id and data where it has one, else as it was given to us."""
-        found = self.look()
-        if found is None:
+        current = self.look()
+        if current is None:
             return False
-        notes = objects.notes(found)
+        notes = objects.notes(current)
         if owner := notes.get(objects.INSTANCE):
             self.project.state.instance = owner
             self.project.state.active.update(_active(notes.get(objects.ACTIVE, "")))
@@ -98,20 +98,20 @@ class Namespace(KubernetesComponent):
                 f"{self.deployment.where} runs something else already",
                 "choose an empty one with KUBE_NAMESPACE, or another name with --project=NAME",
             )
-        self._apply(made=False, version=str(found["metadata"].get("resourceVersion", "")))
+        self._apply(made=False, version=str(current["metadata"].get("resourceVersion", "")))
         return False
 
     def make(self) -> None:
         """It is there, says whose it is, and keeps the pointer to the active data. Raises WrongProject where somebody
         else was faster."""
-        found = self.look()
-        if found is None:
-            made = self.kubectl.create(self._wanted(made=True), "the namespace")
-            found = None if made else self.look()
-        if found:
-            self._check_owner(found)
-            if objects.notes(found).get(objects.ACTIVE) != self._pointer():
-                self._apply(made=objects.MADE in objects.notes(found))
+        current = self.look()
+        if current is None:
+            made = self.kubectl.create(self._planned(made=True), "the namespace")
+            current = None if made else self.look()
+        if current:
+            self._check_owner(current)
+            if objects.notes(current).get(objects.ACTIVE) != self._pointer():
+                self._apply(made=objects.MADE in objects.notes(current))
         self._is_ours = True
         if not self.deployment.target.cluster:
             target.keep(self.settings, self.deployment.target, self.rendering.cluster.identity)
@@ -120,7 +120,7 @@ class Namespace(KubernetesComponent):
         active = {key: self.project.state.active[key] for key in ("database", "prefix")}
         return json.dumps({**active, "store": self.deployment.object_store}, sort_keys=True)
 
-    def _wanted(self, made: bool, version: str = "") -> Object:
+    def _planned(self, made: bool, version: str = "") -> Object:
         """``version``: which one of it this is to follow, where another's change in between has to be seen."""
         thing = dict(self.rendering.namespace)
         instance = self.project.state.instance
@@ -137,13 +137,13 @@ class Namespace(KubernetesComponent):
         return {**thing, "metadata": {"name": name, "labels": {**given, **labels}, "annotations": notes, **only}}
 
     def _apply(self, made: bool, version: str = "") -> None:
-        wanted = self._wanted(made, version)
+        planned = self._planned(made, version)
         try:
-            self.kubectl.apply([wanted], f"namespace {objects.name(wanted)}")
+            self.kubectl.apply([planned], f"namespace {objects.name(planned)}")
         except TrackbedError:
             if made or self._may_change():
                 raise
-            self._keep_marks(objects.notes(wanted))
+            self._keep_marks(objects.notes(planned))
 
     def _may_change(self) -> bool:
         """Whether this login may change the namespace itself; the role `admin` in it may not."""
@@ -157,9 +157,9 @@ class Namespace(KubernetesComponent):
 
     def remove(self) -> tuple[str, ...]:
         """Delete it, or only our marks where others made it or have something in it. Gives what stays, to tell."""
-        found = self.look()
-        notes = objects.notes(found) if found else {}
-        told: tuple[str, ...] = ()
+        current = self.look()
+        notes = objects.notes(current) if current else {}
+        lines: tuple[str, ...] = ()
         if notes.get(objects.INSTANCE) == self.project.state.instance:
             name = self.deployment.target.namespace
             others = self._others() if objects.MADE in notes else []
@@ -169,12 +169,12 @@ class Namespace(KubernetesComponent):
                 self._unmark(objects.INSTANCE, objects.ACTIVE, objects.MADE)
             if others:
                 several = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-                told = (
+                lines = (
                     f"{self.deployment.where} stays: {', '.join(others[:SHOWN])}{several} in it is not Trackbed's "
                     f"(`kubectl delete namespace {name} --context {self.deployment.target.context}` deletes all of it)",
                 )
         self._forget()
-        return told
+        return lines
 
     def leave(self, claim: str) -> tuple[str, ...]:
         """Its data are elsewhere now, but for a claim with the user's files. Gives what stays, to tell."""

@@ -22,8 +22,8 @@ TAINT = re.compile(r"untolerated taint(?:\(s\)|s)? ?\{([^}]*)\}")
 def message(pod: Object) -> str:
     """What the scheduler said of a pod that has no node; "" for one that has, or that it has not seen yet."""
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    found = next((one for one in conditions if one["type"] == "PodScheduled" and one["status"] == "False"), None)
-    return str(found.get("message", "")) if found else ""
+    scheduled = next((one for one in conditions if one["type"] == "PodScheduled" and one["status"] == "False"), None)
+    return str(scheduled.get("message", "")) if scheduled else ""
 
 
 def explain(pod: Object, nodes: Sequence[Node], pods: Iterable[Object] | None, context: str) -> tuple[str, str]:
@@ -31,8 +31,8 @@ def explain(pod: Object, nodes: Sequence[Node], pods: Iterable[Object] | None, c
     said = message(pod)
     if not said:
         return "", ""
-    wanted = INSUFFICIENT.findall(said)
-    special = [name for name in wanted if "/" in name] or wanted
+    short = INSUFFICIENT.findall(said)
+    special = [name for name in short if "/" in name] or short
     if "unbound immediate PersistentVolumeClaims" in said or "unbound PersistentVolumeClaims" in said:
         return (
             "its volume was not made yet, or the cluster cannot make it",
@@ -45,9 +45,9 @@ def explain(pod: Object, nodes: Sequence[Node], pods: Iterable[Object] | None, c
             "its volume is on another node than those that may take it: that volume can attach to one node only",
             "bring that node back, or use a storage class whose volumes every node reaches",
         )
-    if found := TAINT.search(said):
+    if match := TAINT.search(said):
         return (
-            f"every node that fits is kept for others ({found[1].strip()})",
+            f"every node that fits is kept for others ({match[1].strip()})",
             f"`kubectl describe nodes --context {context}` shows the taints",
         )
     if "were unschedulable" in said:
@@ -79,7 +79,7 @@ def _insufficient(
     if largest < total:
         words += f", {_amount(resource, largest)} on one node at most"
     if pods is not None and ("/" in resource or resource == "cpu"):
-        words += cluster.told(cluster.holders(pods, resource))
+        words += cluster.held_by(cluster.holders(pods, resource))
     fix = "wait until they are free, or ask for fewer: --gpu-count=1" if "/" in resource else show
     return words, fix
 
@@ -95,13 +95,13 @@ def refused(events: Iterable[Object], workload: str) -> str:
         if event.get("reason") != "FailedCreate" or not re.fullmatch(rf"{re.escape(workload)}(-[a-z0-9]+)?", concerned):
             continue
         said = str(event.get("message", ""))
-        if found := refusals.QUOTA.search(said):
+        if match := refusals.QUOTA.search(said):
             return (
-                f"the quota {found['name']} allows {found['most']}, {found['used']} is used, "
-                f"{found['asked']} more was asked for"
+                f"the quota {match['name']} allows {match['most']}, {match['used']} is used, "
+                f"{match['asked']} more was asked for"
             )
-        if found := refusals.POD_SECURITY.search(said):
-            return f"the namespace's pod security {found['level']} refuses it: {found['why']}"
+        if match := refusals.POD_SECURITY.search(said):
+            return f"the namespace's pod security {match['level']} refuses it: {match['why']}"
         return shown(said.partition("error: ")[2] or said, 300)
     return ""
 
@@ -125,8 +125,8 @@ def held_by_node(pods: Iterable[Object], nodes: Iterable[Node], context: str) ->
 def unattached(pod: Object, events: Iterable[Object], others: Iterable[Object], context: str) -> tuple[str, str]:
     """Why the node of a pod cannot attach its volume; ("", "") where it can. ``events`` of the pod; ``others``: the
     service's pods, one of which may still have it."""
-    told = sorted((one for one in events if one.get("reason") in ATTACHING), key=_when)
-    said = str(told[-1].get("message", "")) if told and told[-1]["reason"] == ATTACHING[0] else ""
+    attaching = sorted((one for one in events if one.get("reason") in ATTACHING), key=_when)
+    said = str(attaching[-1].get("message", "")) if attaching and attaching[-1]["reason"] == ATTACHING[0] else ""
     if not said:
         return "", ""
     if not said.startswith("Multi-Attach error"):

@@ -45,8 +45,8 @@ def status(service: str, workload: Workload, thing: Object | None, pods: Iterabl
     gpu = str((_template(thing).get("annotations") or {}).get(objects.GPU, "")).replace("none", "")
     if workload.kind == "Job":
         return _job(service, thing, alive, workload, identity)
-    wanted = int(thing["spec"].get("replicas", 1))
-    if not wanted:
+    replicas = int(thing["spec"].get("replicas", 1))
+    if not replicas:
         return ServiceStatus(service, State.EXITED, "stopped", identity=identity)
     views = [view(pod, workload.container) for pod in alive]
     if not views:
@@ -55,10 +55,10 @@ def status(service: str, workload: Workload, thing: Object | None, pods: Iterabl
     worst = min(views, key=lambda one: RANK.index(one.state))
     state, reason = worst.state, worst.reason
     if state is State.READY:
-        state, reason = _rollout(thing, workload, wanted)
-    if not reason and wanted > 1 and state is not State.READY:
+        state, reason = _rollout(thing, workload, replicas)
+    if not reason and replicas > 1 and state is not State.READY:
         ready = sum(one.state is State.READY for one in views)
-        reason = f"{ready} of {wanted} ready"
+        reason = f"{ready} of {replicas} ready"
     return ServiceStatus(
         service,
         state,
@@ -86,7 +86,7 @@ def _identity(thing: Object) -> str:
     return f"{thing['metadata'].get('uid', '')}@{made}"
 
 
-def _rollout(thing: Object, workload: Workload, wanted: int) -> tuple[State, str]:
+def _rollout(thing: Object, workload: Workload, replicas: int) -> tuple[State, str]:
     """Whether every pod is of today's template; all those that are there are ready."""
     status = thing.get("status") or {}
     if int(status.get("observedGeneration", 0)) < int(thing["metadata"].get("generation", 0)):
@@ -94,9 +94,9 @@ def _rollout(thing: Object, workload: Workload, wanted: int) -> tuple[State, str
     ready, updated = int(status.get("readyReplicas", 0)), int(status.get("updatedReplicas", 0))
     if workload.kind == "StatefulSet" and status.get("currentRevision") == status.get("updateRevision"):
         updated = max(updated, int(status.get("currentReplicas", 0)))
-    if updated < wanted or int(status.get("replicas", 0)) > wanted:
-        return State.STARTING, f"{min(updated, wanted)} of {wanted} replaced"
-    return (State.READY, "") if ready >= wanted else (State.STARTING, f"{ready} of {wanted} ready")
+    if updated < replicas or int(status.get("replicas", 0)) > replicas:
+        return State.STARTING, f"{min(updated, replicas)} of {replicas} replaced"
+    return (State.READY, "") if ready >= replicas else (State.STARTING, f"{ready} of {replicas} ready")
 
 
 def _job(service: str, thing: Object, pods: list[Object], workload: Workload, identity: str) -> ServiceStatus:
@@ -123,14 +123,14 @@ def view(pod: Object, container: str) -> View:
     """How one pod is."""
     status = pod.get("status") or {}
     for one in status.get("initContainerStatuses") or ():
-        if (found := _waiting(one)) and not one.get("ready"):
-            return found
+        if (waiting_state := _waiting(one)) and not one.get("ready"):
+            return waiting_state
     own = next((one for one in status.get("containerStatuses") or () if one["name"] == container), None)
     if own is None:
         return View(State.STARTING, _unscheduled(status))
     restarts, image = int(own.get("restartCount", 0)), str(own.get("image", ""))
-    if found := _waiting(own):
-        return View(found.state, found.reason, found.exit_code, restarts, image=image)
+    if waiting_state := _waiting(own):
+        return View(waiting_state.state, waiting_state.reason, waiting_state.exit_code, restarts, image=image)
     state = own.get("state") or {}
     if "terminated" in state:
         code = int(state["terminated"].get("exitCode", 0))
@@ -174,8 +174,8 @@ def _why(terminated: Mapping[str, Any]) -> str:
 
 
 def _unscheduled(status: Mapping[str, Any]) -> str:
-    found: Mapping[str, Any] = next((c for c in status.get("conditions") or () if c["type"] == "PodScheduled"), {})
-    return str(found.get("message", "")) if found.get("status") == "False" else ""
+    scheduled: Mapping[str, Any] = next((c for c in status.get("conditions") or () if c["type"] == "PodScheduled"), {})
+    return str(scheduled.get("message", "")) if scheduled.get("status") == "False" else ""
 
 
 def _initialising(status: Mapping[str, Any]) -> str:

@@ -32,29 +32,29 @@ def refusal(said: str, context: str, namespace: str, doing: str) -> TrackbedErro
     """The error for what kubectl wrote to stderr; ``doing`` completes "cannot ..."."""
     where = f"in the cluster of context {context}"
     last = commands.last_line(said)
-    if found := FORBIDDEN.search(said):
-        resource, _, subresource = found["resource"].partition("/")
-        right = Right(found["verb"], resource, found["group"], subresource)
-        scope = "" if found["everywhere"] else namespace
+    if match := FORBIDDEN.search(said):
+        resource, _, subresource = match["resource"].partition("/")
+        right = Right(match["verb"], resource, match["group"], subresource)
+        scope = "" if match["everywhere"] else namespace
         return TrackbedError(
-            f"cannot {doing} {where}: {found['user']} has no right to {right}",
+            f"cannot {doing} {where}: {match['user']} has no right to {right}",
             f"{right.shown(scope, context)}; who runs the cluster can give it",
         )
-    if found := POD_SECURITY.search(said):
+    if match := POD_SECURITY.search(said):
         return TrackbedError(
-            f"cannot {doing} {where}: its pod security {found['level']} refuses: {found['why']}",
+            f"cannot {doing} {where}: its pod security {match['level']} refuses: {match['why']}",
             f"`kubectl get namespace {namespace} --show-labels --context {context}` shows what the namespace enforces",
         )
-    if found := QUOTA.search(said):
+    if match := QUOTA.search(said):
         return TrackbedError(
-            f"cannot {doing} {where}: the quota {found['name']} of namespace {namespace} allows {found['most']}, "
-            f"{found['used']} is used, {found['asked']} more was asked for",
+            f"cannot {doing} {where}: the quota {match['name']} of namespace {namespace} allows {match['most']}, "
+            f"{match['used']} is used, {match['asked']} more was asked for",
             f"`kubectl describe quota -n {namespace} --context {context}` shows it; ask for less, or for a larger one",
         )
-    if found := NODE_PORT.search(said):
-        why = "another Service's" if found["why"] == "already allocated" else "none of its node ports"
+    if match := NODE_PORT.search(said):
+        why = "another Service's" if match["why"] == "already allocated" else "none of its node ports"
         return TrackbedError(
-            f"port {found['port']} is {why} {where}",
+            f"port {match['port']} is {why} {where}",
             f"`kubectl get services --all-namespaces --context {context}` shows those that are taken; choose another "
             "with --mlflow-port and --jupyter-port",
         )

@@ -127,13 +127,13 @@ class Startup(KubernetesComponent):
     def _await(self, awaited: Iterable[str], progress: ProgressReporter) -> None:
         """Return when these are up. Raises TrackbedError as soon as waiting is of no use, or after READY_TIMEOUT."""
         names = tuple(awaited)
-        told: dict[str, tuple[State, str]] = {}
+        reported: dict[str, tuple[State, str]] = {}
         seen: dict[str, int] = {}
         deadline = time.monotonic() + self.settings.ready_timeout
         answered, late = time.monotonic(), "no answer"
         while True:
             try:
-                if not (late := self._late(names, told, seen, progress)):
+                if not (late := self._late(names, reported, seen, progress)):
                     return
                 answered = time.monotonic()
             except EngineUnavailable:  # an API server that is replaced, or busy, answers again
@@ -149,7 +149,7 @@ class Startup(KubernetesComponent):
     def _late(
         self,
         names: tuple[str, ...],
-        told: dict[str, tuple[State, str]],
+        reported: dict[str, tuple[State, str]],
         seen: dict[str, int],
         progress: ProgressReporter,
     ) -> str:
@@ -159,9 +159,9 @@ class Startup(KubernetesComponent):
             # ready is what answers through to the database, which is asked once all is up
             shown = State.STARTING if status.up and status.state is not State.DONE else status.state
             now = shown, "" if status.up else status.reason[:80]
-            if told.get(status.name) != now:
+            if reported.get(status.name) != now:
                 progress.service(status.name, *now)
-                told[status.name] = now
+                reported[status.name] = now
         late = [f"{s.name} ({s.state}{': ' + s.reason if s.reason else ''})" for s in statuses if not s.up]
         if late:
             self._stop_at_stuck(names)

@@ -76,10 +76,10 @@ class ToolPods(KubernetesComponent):
 
     def _is_up(self, name: str, service: str) -> bool:
         """Whether it still is: its node may have gone, or somebody typed `invoke down` beside this."""
-        found = self.kubectl.find("pod", name)
-        if found is None or "deletionTimestamp" in found["metadata"]:
+        live = self.kubectl.find("pod", name)
+        if live is None or "deletionTimestamp" in live["metadata"]:
             return False
-        return pods.view(found, objects.WORKLOADS[service].container).state is State.READY
+        return pods.view(live, objects.WORKLOADS[service].container).state is State.READY
 
     def _begin(self, key: Key, thing: Object, named: partial[ToolPod]) -> ToolPod:
         left = TRIES
@@ -104,10 +104,10 @@ class ToolPods(KubernetesComponent):
 
         def look() -> bool:
             nonlocal last
-            found = self.kubectl.find("pod", name)
-            if found is None:
+            live = self.kubectl.find("pod", name)
+            if live is None:
                 raise TrackbedError(f"pod {name} was deleted by somebody else", "run the same command again")
-            last = pods.view(found, container)
+            last = pods.view(live, container)
             if last.state is State.EXITED or (final and last.state is State.RESTARTING):
                 raise TrackbedError(f"pod {name} does not start: {last.reason}", "`invoke doctor` shows more")
             return last.state in (State.READY, State.RESTARTING)
@@ -125,10 +125,10 @@ def _end(kubectl: Kubectl, key: Key) -> None:
             kubectl.delete("pod", [running.name], grace=0)
 
 
-def _assignments(given: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, ...]:
+def _assignments(given: Mapping[str, str], needed: Mapping[str, str]) -> tuple[str, ...]:
     """The words before a command that needs other variables than its pod has."""
-    unset = [word for name in given if name not in wanted for word in ("-u", name)]
-    other = [f"{name}={value}" for name, value in wanted.items() if given.get(name) != value]
+    unset = [word for name in given if name not in needed for word in ("-u", name)]
+    other = [f"{name}={value}" for name, value in needed.items() if given.get(name) != value]
     return ("env", *unset, *other) if unset or other else ()
 
 

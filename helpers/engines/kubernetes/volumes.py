@@ -28,19 +28,19 @@ class Volumes(KubernetesComponent):
         before = {objects.name(one): one for one in self.kubectl.listed("statefulsets")}
         grown = []
         for one in planned:
-            for name, wanted in _claims(one):
-                if name in claims and self._must_grow(name, wanted, claims[name]):
-                    grown.append((name, wanted))
-        for name, wanted in grown:
-            self._grow(name, _size(wanted), progress)
+            for name, asked in _claims(one):
+                if name in claims and self._must_grow(name, asked, claims[name]):
+                    grown.append((name, asked))
+        for name, asked in grown:
+            self._grow(name, _size(asked), progress)
         for one in planned:
             name = objects.name(one)
             if name in before and _differ(one, before[name]):
                 self.kubectl.ask(f"renew statefulset {name}", "delete", "statefulset", name, "--cascade=orphan")
 
-    def _must_grow(self, name: str, wanted: Object, found: Object) -> bool:
+    def _must_grow(self, name: str, asked: Object, old: Object) -> bool:
         """Raises SettingError for what no cluster can do to a volume that is there."""
-        chosen, is_class = wanted["spec"].get("storageClassName"), found["spec"].get("storageClassName")
+        chosen, is_class = asked["spec"].get("storageClassName"), old["spec"].get("storageClassName")
         where = f"volume claim {name} in {self.deployment.where}"
         back = "for another volume: `invoke backup`, `invoke down --delete-data`, then `invoke restore`"
         if chosen and is_class and chosen != is_class:
@@ -49,10 +49,10 @@ class Volumes(KubernetesComponent):
                 f"{is_class}, which cannot be changed.",
                 f"STORAGE_CLASS={is_class} goes on with it; {back}",
             )
-        size, is_size = objects.number(_size(wanted)), objects.number(_size(found))
+        size, is_size = objects.number(_size(asked)), objects.number(_size(old))
         if size < is_size and (setting := SETTINGS.get(name)):
             raise SettingError(
-                f"{setting} (from {self.settings.origin(setting)}) is {_size(wanted)}: {where} has {_size(found)}, and "
+                f"{setting} (from {self.settings.origin(setting)}) is {_size(asked)}: {where} has {_size(old)}, and "
                 "no volume shrinks.",
                 f"set {setting} to what it has; {back}",
             )
@@ -82,11 +82,11 @@ def _size(claim: Object) -> str:
     return str(claim["spec"]["resources"]["requests"]["storage"])
 
 
-def _differ(planned: Object, found: Object) -> bool:
+def _differ(planned: Object, old: Object) -> bool:
     def known(one: Object) -> list[tuple[str, float, str]]:
         return [
             (name, objects.number(_size(claim)), str(claim["spec"].get("storageClassName") or ""))
             for name, claim in _claims(one)
         ]
 
-    return known(planned) != known(found)
+    return known(planned) != known(old)
