@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -151,12 +151,16 @@ def _share(receivers: Sequence[Node]) -> None:
     first, *others = (node.folder / BLOBS for node in receivers)
     for folder in others:
         for blob in folder.iterdir():
-            twin = first / blob.name
-            if blob.stat().st_size > CHUNK and twin.is_file() and not blob.samefile(twin):
-                link = folder.parent / f"link-{blob.name}"
-                link.unlink(missing_ok=True)
-                os.link(twin, link)
-                link.replace(blob)
+            with suppress(FileNotFoundError):  # containerd collects what no image has, at any moment
+                _link(blob, first / blob.name)
+
+
+def _link(blob: Path, twin: Path) -> None:
+    if blob.stat().st_size > CHUNK and twin.is_file() and not blob.samefile(twin):
+        link = blob.parent.parent / f"link-{blob.name}"
+        link.unlink(missing_ok=True)
+        os.link(twin, link)
+        link.replace(blob)
 
 
 if __name__ == "__main__":
