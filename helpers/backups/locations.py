@@ -76,7 +76,8 @@ def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, lis
         return files
     if not text:
         raise TrackbedError(
-            f"no backup found: {path}", "`invoke backup` makes one; or name a place: `invoke backup.verify FOLDER`"
+            f"no backup found: {path}",
+            "`invoke backup` makes one; or name the place behind the command: a folder or s3://BUCKET/PREFIX",
         )
     result = source(settings, text)
     return [result] if isinstance(result, Path) else (result.store, [result.name])
