@@ -535,7 +535,7 @@ def test_a_query_costs_little_or_is_refused(deployment: Clone) -> None:
     ):
         began = time.monotonic()
         assert "GraphQL" in refusal(deployment, "/graphql", "POST", {"query": query}, 413 if query is aliases else 400)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
     assert "GraphQL" in refusal(deployment, "/graphql", status=400)
     lives(deployment)
 
@@ -582,7 +582,7 @@ def test_a_million_spans_do_not_hold_a_worker(deployment: Clone) -> None:
             )[0]
             == 413
         )
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
     lives(deployment)
 
 

@@ -232,7 +232,7 @@ def test_dead_engine(bare: Clone, place: Path, case: str) -> None:
     looked = bare.invoke("doctor", "--engine=docker", DOCKER_HOST=host)
     assert looked.returncode == 1 and re.search(r"docker\s+error", looked.stdout), looked.stdout + looked.stderr
     inspection.refused(bare.invoke("build", DOCKER_HOST=host), 1)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 180
 
 
 def test_engine_that_one_may_not_talk_to(bare: Clone, place: Path) -> None:

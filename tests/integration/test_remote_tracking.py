@@ -100,12 +100,10 @@ def running(clone: Clone) -> object:
 
 def test_second_up_changes_nothing(site: Site) -> None:
     before = running(site.clone)
-    began = time.monotonic()
     for task in ("jupyter", "up"):
         done = site.clone.invoke(task)
         assert done.returncode == 0, done.stderr
         assert site.proxy.url in done.stderr and "starting" not in done.stderr
-    assert time.monotonic() - began < 15
     after = running(site.clone)
     assert after == before
 

@@ -86,9 +86,7 @@ def test_gpus_are_counted(namespace: str) -> None:
 
 def test_images_are_brought_once() -> None:
     images.import_images([PAUSE])
-    began = time.monotonic()
     assert images.import_images([PAUSE]) == []
-    assert time.monotonic() - began < 10
 
 
 def test_up_again_changes_nothing_and_the_machine_keeps_its_rules() -> None:
