@@ -199,7 +199,7 @@ def imports(session: nox.Session) -> None:
     folder = session.create_tmp()
     session.run("python", "-m", "tests.data.imports.make", folder)
     session.env.update({"TRACKBED_IMPORTS": "all", "TRACKBED_IMPORT_SOURCES": folder})
-    suite(session, "integration/test_import.py")
+    suite(session, "imports", "tests/integration/test_import.py")
 
 
 @nox.session(default=False, tags=NIGHTLY)
