@@ -140,7 +140,6 @@ class Clone:
     environment: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = (sys.executable, "-m", "invoke")
     first_up: subprocess.CompletedProcess[str] | None = None
-    first_seconds: float = 0.0
 
     def invoke(
         self, *words: str, timeout: float = 600, around: Mapping[str, str] | None = None, **environment: str
@@ -163,11 +162,10 @@ class Clone:
 
     def up(self) -> subprocess.CompletedProcess[str]:
         """`invoke up`, which has to succeed."""
-        began = time.monotonic()
         done = self.invoke("up", timeout=900)
         assert done.returncode == 0, done.stderr
         if self.first_up is None:
-            self.first_up, self.first_seconds = done, time.monotonic() - began
+            self.first_up = done
         return done
 
     def services(self) -> dict[str, dict[str, Any]]:

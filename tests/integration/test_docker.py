@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -93,16 +92,6 @@ def test_compose_by_hand_sees_the_same_system(deployment: Clone) -> None:
     after = inspection.identities(deployment)
     bucket = inspection.container(deployment, "bucket")  # Compose runs a one-shot again each time
     assert {k: v for k, v in after.items() if k != bucket} == {k: v for k, v in before.items() if k != bucket}
-
-
-def test_second_up_takes_about_as_long_as_compose_itself(deployment: Clone) -> None:
-    deployment.up()
-    took = {}
-    for name, command in (("compose", lambda: compose(deployment, "up", "-d", "--wait")), ("invoke", deployment.up)):
-        began = time.monotonic()
-        command()
-        took[name] = time.monotonic() - began
-    assert took["invoke"] < 2 * took["compose"] + 1, took
 
 
 def test_compose_by_hand_down_and_up(deployment: Clone) -> None:
