@@ -79,7 +79,7 @@ def until(clone: Clone, condition: Callable[[dict[int, str]], bool]) -> dict[int
     return inspection.until(found, lambda: f"{job_processes(clone)}\n{said(clone)}")
 
 
-@pytest.mark.timeout(6 * PATIENCE)
+@pytest.mark.timeout(10 * PATIENCE)
 def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[..., Clone], model: str) -> None:
     clone = clone_factory("embedded")
     clone.environment |= {"TRACKBED_LOCAL_ACCESS": "token", "TRACKBED_MLFLOW_JOBS_MODELS": "any"}
@@ -91,8 +91,8 @@ def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[...
         python,
         str(SCRIPT),
         model,
-        str(PATIENCE),
-        timeout=4 * PATIENCE,  # three jobs
+        str(2 * PATIENCE),
+        timeout=8 * PATIENCE,  # three jobs
         env={**os.environ, **reported, "MLFLOW_DISABLE_TELEMETRY": "true"},
     )
     assert done.returncode == 0, f"{done.stderr}\n{said(clone)}"
