@@ -188,16 +188,42 @@ def _copy_objects(
     notice: Callable[[str], None],
 ) -> None:
     """The artifacts below a prefix of their own, read back. Raises TrackbedError where they are others."""
-    result = _objects(members, Meter(progress, "objects"), rest.object_bytes, disk)
-    renamed = artifacts.write(engine, prefix, result)
+    content = _objects(members, Meter(progress, "objects"), rest.object_bytes, disk)
+    store_objects(
+        engine,
+        prefix,
+        content,
+        lambda: (rest.objects_sum, rest.objects, rest.object_bytes),
+        "archive",
+        progress,
+        notice,
+    )
+
+
+def store_objects(
+    engine: Engine,
+    prefix: str,
+    content: Iterator[Member],
+    expected: Callable[[], tuple[str, int, int]],
+    origin: str,
+    progress: ProgressReporter,
+    notice: Callable[[str], None],
+) -> None:
+    """Write artifacts below a prefix of their own and read them back. Raises TrackbedError where they are others.
+
+    ``expected``: the sum, the number and the bytes, known at the latest when all is written; ``origin``: a word for
+    where they come from.
+    """
+    renamed = artifacts.write(engine, prefix, content)
     for line in renamed_lines(renamed):
         notice(line)
     progress.step("reading the objects back")
     stored, size = artifacts.sums(engine, prefix, renamed)
-    if (stored.text, stored.count) != (rest.objects_sum, rest.objects):
+    text, count, whole = expected()
+    if (stored.text, stored.count) != (text, count):
         raise TrackbedError(
-            f"the store gives back {stored.count} objects ({size} bytes) that are not those of the "
-            f"archive ({rest.objects}, {rest.object_bytes} bytes)",
+            f"the store gives back {stored.count} objects ({size} bytes) that are not those of the {origin} "
+            f"({count}, {whole} bytes)",
             "nothing was changed; please report it",
         )
 

@@ -6,7 +6,7 @@ from helpers import console
 from helpers.cli import options
 from helpers.errors import TrackbedError
 from helpers.imports import importing, sources
-from helpers.imports.importing import NAMED, Imported
+from helpers.imports.importing import NAMED, WHERE, Imported
 from helpers.plurals import counted
 from helpers.settings.flags import Flags
 
@@ -45,7 +45,7 @@ def import_source(given: Flags, text: str, artifacts: list[str], dry_run: bool, 
         if result.missing:
             raise TrackbedError(
                 f"{counted(len(result.missing), 'part')} of the source cannot be read",
-                "--artifacts=OLD=NEW names a folder with artifacts that have moved; --skip-missing imports the rest",
+                WHERE,
             )
     else:
         console.notice("imported; every row was read back, and every artifact")

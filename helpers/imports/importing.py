@@ -23,6 +23,7 @@ from helpers.project.state import write_private
 from helpers.services import Notice
 
 NAMED = 20  # of what is missing, how many lines are shown
+WHERE = "--artifacts=OLD=NEW names a folder with artifacts that have moved; --skip-missing imports the rest"
 # measured on 2 cores (docs/import.md): rows and artifacts that an import writes and reads back in a second
 ROWS, BYTES, OBJECTS, BEGIN = 8_000, 60 * 2**20, 400, 40
 
@@ -116,8 +117,7 @@ def _refused(missing: list[str], file: Path | None) -> TrackbedError:
     more = len(missing) - NAMED
     return TrackbedError(
         f"{len(missing)} parts of the source cannot be read; nothing was imported",
-        "--artifacts=OLD=NEW names a folder with artifacts that have moved; --skip-missing imports the rest; all that "
-        f"is missing is listed in {file}",
+        f"{WHERE}; all that is missing is listed in {file}",
         (*missing[:NAMED], *([f"and {more} more"] if more > 0 else ())),
     )
 
@@ -177,17 +177,9 @@ def _carry(
                 size += file.size
                 meter.report(size, sums.count, survey.size)
 
-    renamed = artifacts.write(engine, prefix, content())
-    for line in unpack.renamed_lines(renamed):
-        notice(line)
-    progress.step("reading the objects back")
-    stored, size = artifacts.sums(engine, prefix, renamed)
-    if (stored.text, stored.count) != (sums.text, sums.count):
-        raise TrackbedError(
-            f"the store gives back {stored.count} objects ({size} bytes) that are not those of the source "
-            f"({sums.count}, {survey.size} bytes)",
-            "nothing was changed; please report it",
-        )
+    unpack.store_objects(
+        engine, prefix, content(), lambda: (sums.text, sums.count, survey.size), "source", progress, notice
+    )
 
 
 def _write_missing(project: Project, lines: list[str]) -> Path | None:
