@@ -52,9 +52,9 @@ def status(given: Flags, format: str, json: bool, check: bool = False) -> int:
     project = options.load(given)
     engine = select.current(project)
     view = inspection.overview(engine, detail=True)
-    backups = next(backup_schedule.findings(project.settings), None)
+    backups, schedule = backup_schedule.look(project.settings) or (None, None)
     if format == "json":
-        console.as_json(_as_data(project, view))
+        console.as_json(_as_data(project, view, schedule))
     elif format == "env":
         console.as_env(inspection.environment(view))
     elif view.stopped:
@@ -83,15 +83,6 @@ def _show_backups(backups: Finding | None) -> None:
     console.notice(f"\n{'warning: ' if wrong else ''}backups: {backups.detail}{f'; {backups.fix}' if wrong else ''}")
 
 
-def _backups(project: Project) -> dict[str, object] | None:
-    """The schedule of backups as data; None where there is none."""
-    try:
-        found = backup_schedule.condition(project.settings)
-    except TrackbedError as error:
-        return {"problem": error.message}
-    return found.data if found else None
-
-
 def _remarks(project: Project, engine: Engine, view: Overview) -> list[str]:
     """What is told below the table: of the disk, of artifacts after an unclean stop, of how MLflow runs."""
 
@@ -108,7 +99,7 @@ def _remarks(project: Project, engine: Engine, view: Overview) -> list[str]:
     return [line for lines in side_by_side.each(questions, engine.asked_at_once) for line in lines if line]
 
 
-def _as_data(project: Project, view: Overview) -> dict[str, object]:
+def _as_data(project: Project, view: Overview, schedule: dict[str, object] | None) -> dict[str, object]:
     """What --json prints."""
     return {
         "project": view.settings.project,
@@ -118,7 +109,7 @@ def _as_data(project: Project, view: Overview) -> dict[str, object]:
         "workspace": str(view.workspace),
         "tracking_uri": view.settings.tracking_uri,
         "node": view.node,
-        "backups": _backups(project),
+        "backups": schedule,
         "services": [
             {
                 "service": r.status.name,

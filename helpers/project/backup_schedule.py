@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -219,17 +218,23 @@ def condition(settings: Settings) -> Condition | None:
     return Condition(schedule, result, next_run(schedule, result, now), problem, fix)
 
 
-def findings(settings: Settings) -> Iterator[Finding]:
-    """For `invoke doctor`; nothing where there is no schedule."""
+def look(settings: Settings) -> tuple[Finding, dict[str, object]] | None:
+    """How the schedule does, in words and as data; None where there is none."""
     try:
-        found = condition(settings)
+        current = condition(settings)
     except TrackbedError as error:
-        yield Finding(Level.ERROR, "backups", error.message, error.hint)
-        return
-    if found and found.problem:
-        yield Finding(Level.ERROR, "backups", found.problem, found.fix)
-    elif found:
-        yield Finding(Level.OK, "backups", found.line)
+        return Finding(Level.ERROR, "backups", error.message, error.hint), {"problem": error.message}
+    if current is None:
+        return None
+    if current.problem:
+        return Finding(Level.ERROR, "backups", current.problem, current.fix), current.data
+    return Finding(Level.OK, "backups", current.line), current.data
+
+
+def findings(settings: Settings) -> list[Finding]:
+    """For `invoke doctor`; none where there is no schedule."""
+    seen = look(settings)
+    return [seen[0]] if seen else []
 
 
 def period(seconds: float) -> str:
