@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
-from helpers import commands, database_settings
+from helpers import commands, database_settings, waiting
 from helpers.engines import database_roles, shared
 from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
 from helpers.engines.kubernetes.pod_commands import PodCommands
@@ -82,13 +80,15 @@ class Database(KubernetesComponent):
 
     def _once_it_answers(self, active: str) -> ExecResult:
         """The first answer that says something: its pod may have just begun, its server may be starting."""
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while True:
+        done = ExecResult(1, "", "")
+
+        def look() -> bool:
+            nonlocal done
             done = self._most_connections(active)
-            final = done.code == 0 or (_is_psqls(done) and "FATAL" in done.stderr and STARTING not in done.stderr)
-            if final or time.monotonic() > deadline:
-                return done
-            time.sleep(1)
+            return done.code == 0 or (_is_psqls(done) and "FATAL" in done.stderr and STARTING not in done.stderr)
+
+        waiting.until(look, ANSWER_SECONDS, 1)
+        return done
 
     def _most_connections(self, active: str) -> ExecResult:
         return self._psql(database_settings.USER, active, "SHOW max_connections;")
