@@ -313,6 +313,15 @@ def test_killed_at_any_moment(begun: Callable[[int], Path]) -> None:
     assert number > 10
 
 
+def prune_twice(target: Path) -> None:
+    """Two days and two prunes later every backup is whole."""
+    for _ in range(2):
+        age(target)
+        run(Folder(target), keep=9)
+    whole(target)
+    present(target)
+
+
 @pytest.mark.parametrize("marks", [True, False])
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_backup_at_any_moment_of_a_prune(begun: Callable[[int], Path], marks: bool, at_once: bool) -> None:
@@ -330,11 +339,7 @@ def test_a_backup_at_any_moment_of_a_prune(begun: Callable[[int], Path], marks: 
         run(Watched(Folder(target), backup), at_once=at_once)
         done = not written
         assert all(one.name in whole(target) for one in written)
-        for _ in range(2):
-            age(target)
-            run(Folder(target), keep=9)
-        whole(target)
-        present(target)
+        prune_twice(target)
     assert number > 10
 
 
@@ -356,11 +361,7 @@ def test_a_prune_at_any_moment_of_a_backup(begun: Callable[[int], Path], marks: 
         snapshot = write(Watched(Folder(target), begin), {"1/gone": b"gone" * 300, "1/a": b"1" * 1200}, marks=marks)
         done = not pruned
         assert snapshot.name in whole(target)
-        for _ in range(2):
-            age(target)
-            run(Folder(target), keep=9)
-        whole(target)
-        present(target)
+        prune_twice(target)
     assert number > 10
 
 
