@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
-import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import crontab, machine_failures, status, systemd
+from helpers import status, timers
 from helpers.backups import create, locations, manage, running
 from helpers.backups.retention import Policy
 from helpers.engines.base import ProgressReporter
@@ -25,13 +23,9 @@ from helpers.project.backup_schedule import HOUR, Good, Result, Schedule
 from helpers.project.project import Project
 from helpers.services import Notice
 from helpers.settings import Settings
+from helpers.timers import Timer
 
 LIMIT = 24 * 3600  # seconds for one backup
-# what else than shell_environment's a backup takes from the shell: where Docker and the cluster are, room for scratch
-NAMES = (
-    *("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
-    *("TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
-)
 _EVERY = re.compile(r"([1-9][0-9]{0,2})([hd])")
 
 
@@ -55,16 +49,13 @@ def set_up(project: Project, every: str, to: str, policy: Policy) -> tuple[str, 
     place = _place(settings, to)
     runner = _runner(settings)
     minute = int(hashlib.sha256(str(settings.folder).encode()).hexdigest(), 16) % 60  # not everybody at the full hour
-    environment = {
-        **shell_environment.current(),
-        **{name: os.environ[name] for name in NAMES if os.environ.get(name)},
-    }
+    environment = shell_environment.unattended()
     flags = {flag: count for flag, count in policy.flags.items() if count}
     remove(project)
     schedule = Schedule(seconds, place, time.time(), runner, minute, flags, environment)
     schedule.save(settings.folder)
     try:
-        lines = _install(settings, schedule)
+        lines = timers.install(timer(settings, minute), runner)
     except BaseException:
         with suppress(TrackbedError):
             remove(project)
@@ -76,20 +67,9 @@ def set_up(project: Project, every: str, to: str, policy: Policy) -> tuple[str, 
 def remove(project: Project) -> tuple[str, ...]:
     """End the schedule; nothing where there is none. Gives what to tell. The backups stay."""
     settings, name = project.settings, backup_schedule.mark(project.settings)
-    removed = []
-    timer, service = (systemd.folder() / f"{name}.{kind}" for kind in ("timer", "service"))
-    if timer.exists() or service.exists():
-        if timer.exists() and systemd.usable():
-            systemd.ask("disable", "--now", timer.name)
-        for unit in (timer, service):
-            unit.unlink(missing_ok=True)
-        if systemd.usable():
-            systemd.ask("daemon-reload")
-        removed.append(f"{timer} was removed")
-    if crontab.remove(name):
-        removed.append("its line in the crontab was removed")
+    removed = timers.remove(name)
     backup_schedule.forget(settings.folder)
-    return tuple(removed)
+    return removed
 
 
 def _place(settings: Settings, to: str) -> str:
@@ -115,72 +95,24 @@ def _place(settings: Settings, to: str) -> str:
 
 
 def _runner(settings: Settings) -> str:
-    if systemd.answers():
-        return "systemd"
-    if crontab.usable():
-        return "cron"
+    if found := timers.runner():
+        return found
     raise TrackbedError(
         "neither systemd nor cron runs programs for this account, so nothing would run a schedule",
-        f"let what does so here run each hour: cd {shlex.quote(str(settings.clone))} && "
-        f"{shlex.join(_invoke(settings, 'backup', '--to=PLACE'))}",
+        f"let what does so here run each hour: {timers.typed(settings, 'backup', '--to=PLACE')}",
     )
 
 
-def _invoke(settings: Settings, *words: str) -> list[str]:
-    where = [f"--project={settings.project}", f"--state-dir={settings.state_dir}"]
-    return [sys.executable, "-m", "invoke", *words, *where]
-
-
-def command(settings: Settings) -> list[str]:
-    """What runs each hour: with an environment of its own, and an end."""
-    clean = ["env", "-i", f"HOME={Path.home()}", f"PATH={os.environ.get('PATH', os.defpath)}", "LC_ALL=C.UTF-8"]
-    bounded = ["timeout", "--kill-after=60", str(LIMIT)]
-    return ["/usr/bin/env", *bounded, *clean, *_invoke(settings, "backup.schedule", "--if-due")]
-
-
-def _install(settings: Settings, schedule: Schedule) -> tuple[str, ...]:
-    name = backup_schedule.mark(settings)
-    if schedule.runner == "cron":
-        line = f"cd {shlex.quote(str(settings.clone))} && {shlex.join(command(settings))} >/dev/null 2>&1"
-        crontab.install(name, f"{schedule.minute} * * * *", line)
-        return (f"a line of this account's crontab runs it; it ends with # {name}",)
-    folder = systemd.folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.service").write_text(service_unit(settings))
-        (folder / f"{name}.timer").write_text(timer_unit(settings, schedule.minute))
-    except OSError as error:
-        raise machine_failures.at(folder / name, error) from None
-    systemd.ask("daemon-reload")
-    systemd.ask("enable", "--now", f"{name}.timer")
-    lines = (f"{folder / name}.timer runs it",)
-    return lines if os.geteuid() == 0 else (*lines, "to run while you are not logged in: loginctl enable-linger")
-
-
-def service_unit(settings: Settings) -> str:
-    return (
-        "[Unit]\n"
-        f"Description=Trackbed {settings.project}: a backup, where one is due\n"
-        "After=network-online.target\n"
-        "Wants=network-online.target\n\n"
-        "[Service]\n"
-        "Type=oneshot\n"
-        "Nice=10\n"
-        f"WorkingDirectory={systemd.escaped(str(settings.clone))}\n"
-        f"ExecStart={' '.join(systemd.word(word) for word in command(settings))}\n"
-        f"TimeoutStartSec={LIMIT + 120}\n"
-    )
-
-
-def timer_unit(settings: Settings, minute: int) -> str:
-    return (
-        "[Unit]\n"
-        f"Description=Trackbed {settings.project}: looks each hour whether a backup is due\n\n"
-        "[Timer]\n"
-        f"OnCalendar=*-*-* *:{minute:02d}:00\n"
-        "Persistent=true\n\n"
-        "[Install]\n"
-        "WantedBy=timers.target\n"
+def timer(settings: Settings, minute: int) -> Timer:
+    """What runs each hour."""
+    return Timer(
+        settings,
+        backup_schedule.mark(settings),
+        "looks each hour whether a backup is due",
+        f"*-*-* *:{minute:02d}:00",
+        f"{minute} * * * *",
+        ("backup.schedule", "--if-due"),
+        LIMIT,
     )
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from helpers import crontab, systemd
+from helpers import timers
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.project.state import write_private
@@ -150,13 +150,6 @@ def _under_way(folder: Path) -> bool:
         return False
 
 
-def _is_there(settings: Settings, schedule: Schedule) -> bool:
-    """Whether what runs it is still on this machine."""
-    if schedule.runner == "cron":
-        return crontab.installed(mark(settings))
-    return (systemd.folder() / f"{mark(settings)}.timer").exists()
-
-
 @dataclass(frozen=True)
 class Condition:
     """What is to be told of a schedule. ``problem`` and ``fix``: "" where all is well; ``times`` in seconds."""
@@ -199,7 +192,7 @@ def condition(settings: Settings) -> Condition | None:
     again = f"`invoke backup.schedule --every={period(schedule.every)} --to={schedule.place}` makes it again"
     last = result.good.ended if result.good else schedule.since
     problem = fix = ""
-    if not _is_there(settings, schedule):
+    if not timers.installed(mark(settings), schedule.runner):
         problem, fix = f"{schedule.runner} no longer runs the schedule", again
     elif result.state == "failed":
         problem = f"the last scheduled backup failed: {result.problem}"

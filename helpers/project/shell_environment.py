@@ -31,11 +31,21 @@ NAMES = (
     "PIP_INDEX_URL",
     "TZ",
 )
+# what else a command that a timer runs needs: where Docker and the cluster are, room for scratch
+_WHERE = (
+    *("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
+    *("KUBECONFIG", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
+)
 
 
 def current(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Those of this shell."""
     return {name: environ[name] for name in NAMES if environ.get(name)}
+
+
+def unattended(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What a task that a timer runs takes from this shell."""
+    return {**current(environ), **{name: environ[name] for name in _WHERE if environ.get(name)}}
 
 
 def applied(state: State) -> dict[str, str]:

@@ -290,7 +290,7 @@ def test_systemd_takes_the_units(lab: Project, tmp_path: Path) -> None:
     lab.settings.clone.mkdir(exist_ok=True)
     names = [tmp_path / f"trackbed-x-backup.{kind}" for kind in ("service", "timer")]
     for path, text in zip(
-        names, (schedule.service_unit(lab.settings), schedule.timer_unit(lab.settings, 7)), strict=True
+        names, (schedule.timer(lab.settings, 7).service_unit, schedule.timer(lab.settings, 7).timer_unit), strict=True
     ):
         path.write_text(text)
     done = subprocess.run(

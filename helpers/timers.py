@@ -1,0 +1,120 @@
+"""A task that this machine runs again and again by itself: a timer of systemd, else a line of cron."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import crontab, machine_failures, systemd
+from helpers.settings import Settings
+
+
+@dataclass(frozen=True)
+class Timer:
+    """``name``: among all of this machine; ``what``: in words; ``calendar``, ``cron``: when, as systemd and as cron
+    have it; ``task``: as `invoke` takes it; ``limit``: seconds after which a run is ended."""
+
+    settings: Settings
+    name: str
+    what: str
+    calendar: str
+    cron: str
+    task: tuple[str, ...]
+    limit: int
+
+    @property
+    def command(self) -> list[str]:
+        """What runs: with an environment of its own, and an end."""
+        clean = ["env", "-i", f"HOME={Path.home()}", f"PATH={os.environ.get('PATH', os.defpath)}", "LC_ALL=C.UTF-8"]
+        bounded = ["timeout", "--kill-after=60", str(self.limit)]
+        return ["/usr/bin/env", *bounded, *clean, *invoke(self.settings, *self.task)]
+
+    @property
+    def service_unit(self) -> str:
+        return (
+            "[Unit]\n"
+            f"Description=Trackbed {self.settings.project}: {self.what}\n"
+            "After=network-online.target\n"
+            "Wants=network-online.target\n\n"
+            "[Service]\n"
+            "Type=oneshot\n"
+            "Nice=10\n"
+            f"WorkingDirectory={systemd.escaped(str(self.settings.clone))}\n"
+            f"ExecStart={' '.join(systemd.word(word) for word in self.command)}\n"
+            f"TimeoutStartSec={self.limit + 120}\n"
+        )
+
+    @property
+    def timer_unit(self) -> str:
+        return (
+            "[Unit]\n"
+            f"Description=Trackbed {self.settings.project}: {self.what}\n\n"
+            "[Timer]\n"
+            f"OnCalendar={self.calendar}\n"
+            "AccuracySec=1s\n"
+            "Persistent=true\n\n"
+            "[Install]\n"
+            "WantedBy=timers.target\n"
+        )
+
+
+def invoke(settings: Settings, *words: str) -> list[str]:
+    """A task of this project, from any shell in the clone."""
+    where = [f"--project={settings.project}", f"--state-dir={settings.state_dir}"]
+    return [sys.executable, "-m", "invoke", *words, *where]
+
+
+def typed(settings: Settings, *words: str) -> str:
+    """The same as a line for something else that runs programs."""
+    return f"cd {shlex.quote(str(settings.clone))} && {shlex.join(invoke(settings, *words))}"
+
+
+def runner() -> str:
+    """What would run a timer here: systemd or cron; "" where neither does."""
+    if systemd.answers():
+        return "systemd"
+    return "cron" if crontab.usable() else ""
+
+
+def install(timer: Timer, runner: str) -> tuple[str, ...]:
+    """Have it run from now on, in place of an earlier one of that name. Gives what to tell."""
+    if runner == "cron":
+        line = f"cd {shlex.quote(str(timer.settings.clone))} && {shlex.join(timer.command)} >/dev/null 2>&1"
+        crontab.install(timer.name, timer.cron, line)
+        return (f"a line of this account's crontab runs it; it ends with # {timer.name}",)
+    folder = systemd.folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{timer.name}.service").write_text(timer.service_unit)
+        (folder / f"{timer.name}.timer").write_text(timer.timer_unit)
+    except OSError as error:
+        raise machine_failures.at(folder / timer.name, error) from None
+    systemd.ask("daemon-reload")
+    systemd.ask("enable", "--now", f"{timer.name}.timer")
+    lines = (f"{folder / timer.name}.timer runs it",)
+    return lines if os.geteuid() == 0 else (*lines, "to run while you are not logged in: loginctl enable-linger")
+
+
+def remove(name: str) -> tuple[str, ...]:
+    """See that there is none of that name. Gives what to tell."""
+    removed = []
+    timer, service = (systemd.folder() / f"{name}.{kind}" for kind in ("timer", "service"))
+    if timer.exists() or service.exists():
+        if timer.exists() and systemd.usable():
+            systemd.ask("disable", "--now", timer.name)
+        for unit in (timer, service):
+            unit.unlink(missing_ok=True)
+        if systemd.usable():
+            systemd.ask("daemon-reload")
+        removed.append(f"{timer} was removed")
+    if crontab.remove(name):
+        removed.append("its line in the crontab was removed")
+    return tuple(removed)
+
+
+def installed(name: str, runner: str) -> bool:
+    """Whether what runs it is still on this machine."""
+    return crontab.installed(name) if runner == "cron" else (systemd.folder() / f"{name}.timer").exists()
