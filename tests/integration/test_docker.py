@@ -249,6 +249,7 @@ def test_the_printed_container_is_the_one_that_up_creates(deployment: Clone, tmp
         return {
             **{key: value for key, value in result["HostConfig"].items() if value and key not in UNPRINTED},
             **{key: value for key, value in result["Config"].items() if value and key not in UNPRINTED},
+            "Binds": set(result["HostConfig"]["Binds"]),  # the docker command keeps them in no order
             "aliases": set(result["NetworkSettings"]["Networks"][network]["Aliases"]) - {result["Id"][:12]},
         }
 
