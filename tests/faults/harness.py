@@ -17,7 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from tests.conftest import Clone
+from tests.conftest import PATIENCE, Clone
 
 WRITERS = 2
 BY_ITSELF = 90.0  # seconds a project has to come back without help
@@ -73,12 +73,12 @@ class Writers:
             process.stdin.write(word + "\n")
             process.stdin.flush()
 
-    def go(self, timeout: float = 90) -> None:
+    def go(self, timeout: float = PATIENCE) -> None:
         """Let them write; returns when each got a write through."""
         self._tell("go")
         self.progress(timeout)
 
-    def progress(self, timeout: float = 90) -> None:
+    def progress(self, timeout: float = PATIENCE) -> None:
         """Wait until each writer got one more write through."""
         before = [journal.stat().st_size for journal in self.journals]
         deadline = time.monotonic() + timeout

@@ -20,7 +20,9 @@ def kill(service: str) -> Fault:
     """`kill -9` of a service's main process."""
 
     def fault(clone: Clone, rng: random.Random) -> None:
-        os.kill(inspection.main_process(clone, service), signal.SIGKILL)
+        pid = inspection.main_process(clone, service)
+        assert pid, f"{service} does not run"  # 0 would be the tests themselves
+        os.kill(pid, signal.SIGKILL)
 
     return fault
 

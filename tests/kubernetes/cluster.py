@@ -11,7 +11,7 @@ from typing import Any
 
 from helpers import references
 from helpers.engines.kubernetes.images import full
-from tests.conftest import ROOT, Clone
+from tests.conftest import PATIENCE, ROOT, Clone
 from tests.environment.kubernetes import images
 from tests.integration import inspection
 
@@ -19,7 +19,7 @@ SCRIPTS = ROOT / "tests" / "environment" / "kubernetes"
 NODES = ("node1", "node2")
 
 
-def script(name: str, *words: str, timeout: float = 180) -> str:
+def script(name: str, *words: str, timeout: float = PATIENCE) -> str:
     """The stdout of one of the environment's scripts. Raises AssertionError with what it said."""
     return inspection.output(str(SCRIPTS / name), *words, timeout=timeout)
 
@@ -32,10 +32,10 @@ def answers() -> bool:
 
 
 def _admin() -> tuple[str, ...]:
-    return (f"--kubeconfig={images.HOME / 'conf' / 'admin.kubeconfig'}", "--request-timeout=30s")
+    return (f"--kubeconfig={images.HOME / 'conf' / 'admin.kubeconfig'}", "--request-timeout=120s")
 
 
-def kubectl(*words: str, stdin: str = "", timeout: float = 90) -> str:
+def kubectl(*words: str, stdin: str = "", timeout: float = PATIENCE) -> str:
     """The stdout of kubectl as the cluster's administrator."""
     return inspection.output(str(images.HOME / "bin" / "kubectl"), *_admin(), *words, stdin=stdin, timeout=timeout)
 
@@ -66,18 +66,19 @@ def service_address(namespace: str, service: str) -> tuple[str, int]:
     return str(found["spec"]["clusterIP"]), int(found["spec"]["ports"][0]["port"])
 
 
-def until(what: str, condition: Callable[[], object], seconds: float = 120) -> float:
+def until(what: str, holds: Callable[[], object], seconds: float = PATIENCE) -> float:
     """Seconds until it held. Raises AssertionError when it never does."""
     began = time.monotonic()
-    while not condition():
+    while not holds():
         assert time.monotonic() - began < seconds, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.2)
     return time.monotonic() - began
 
 
-def node_is_ready(node: str) -> bool:
-    status = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
-    return kubectl("get", "node", node, f"--output={status}") == "True"
+def condition(reference: str, kind: str) -> bool:
+    """Whether an object outside of namespaces, as ``node/node1``, has this condition."""
+    status = f"jsonpath={{.status.conditions[?(@.type=='{kind}')].status}}"
+    return kubectl("get", reference, f"--output={status}") == "True"
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def cut_off(node: str) -> Iterator[None]:
         yield
     finally:
         script("link.sh", "up", node)
-        until(f"{node} is back", lambda: node_is_ready(node))
+        until(f"{node} is back", lambda: condition(f"node/{node}", "Ready"))
 
 
 @contextmanager

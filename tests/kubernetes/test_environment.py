@@ -25,7 +25,7 @@ def namespace() -> Iterator[str]:
     name = f"rig-{time.time_ns()}"
     cluster.kubectl("create", "namespace", name)
     yield name
-    cluster.kubectl("delete", "namespace", name, "--grace-period=0", "--force", timeout=120)
+    cluster.kubectl("delete", "namespace", name, "--grace-period=0", "--force")
 
 
 def pod(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
@@ -65,11 +65,11 @@ def test_pods_of_both_nodes_reach_each_other_by_name(namespace: str) -> None:
     asking = [pod(namespace, node, nodeName=node) for node in cluster.NODES]
     apply(server, service, *asking)
     for one in ("server", *cluster.NODES):
-        cluster.until(f"pod {one}", partial(runs, namespace, one), 60)
+        cluster.until(f"pod {one}", partial(runs, namespace, one))
     for node in cluster.NODES:
         wget = ("/busybox", "wget", "-q", "-O", "-", "-T", "5", "http://server/etc/hostname")
         words = ("exec", node, f"--namespace={namespace}", "--", *wget)
-        cluster.until(f"an answer on {node}", partial(answers, *words), 30)
+        cluster.until(f"an answer on {node}", partial(answers, *words))
 
 
 def test_gpus_are_counted(namespace: str) -> None:
@@ -78,7 +78,7 @@ def test_gpus_are_counted(namespace: str) -> None:
         for count in (1, 3)
     )
     apply(one, three)
-    cluster.until("the pod with one GPU", partial(runs, namespace, "gpus-1"), 60)
+    cluster.until("the pod with one GPU", partial(runs, namespace, "gpus-1"))
     assert "kfd" in cluster.kubectl("exec", "gpus-1", f"--namespace={namespace}", "--", "/busybox", "ls", "/dev")
     found = json.loads(cluster.kubectl("get", "pod", "gpus-3", f"--namespace={namespace}", "--output=json"))
     assert "Insufficient amd.com/gpu" in found["status"]["conditions"][0]["message"]

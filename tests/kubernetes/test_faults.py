@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import INTERRUPTED
-from tests.conftest import Clone
+from tests.conftest import PATIENCE, Clone
 from tests.faults.conftest import Harnesses, client_python, harnesses, rng, tallies
 from tests.faults.harness import Fault, Harness, Tally, lost
 from tests.faults.proxy import Proxy
@@ -59,7 +59,7 @@ def roll(clone: Clone, rng: random.Random) -> None:
     """All replicas of the server replaced, one after the other."""
     words = ("deployment/mlflow", f"--namespace={clone.project}")
     cluster.kubectl("rollout", "restart", *words)
-    cluster.kubectl("rollout", "status", *words, "--timeout=180s", timeout=200)
+    cluster.kubectl("rollout", "status", *words, f"--timeout={PATIENCE}s", timeout=PATIENCE + 20)
 
 
 def without_api_server(clone: Clone, rng: random.Random) -> None:
@@ -76,7 +76,7 @@ def unplug(clone: Clone, rng: random.Random) -> None:
         return len([pod for pod in found if cluster.ready(pod) and pod["spec"]["nodeName"] == "node1"]) == 2
 
     with cluster.cut_off("node2"):
-        cluster.until(f"a replica in place of {cluster.name(away)}", replaced, 240)
+        cluster.until(f"a replica in place of {cluster.name(away)}", replaced)
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def gathered(clone: Clone) -> Iterator[None]:
         for service in ("postgres", "store"):
             for pod in cluster.pods(clone.project, service):
                 if pod["spec"]["nodeName"] == "node2":
-                    cluster.kubectl("delete", "pod", cluster.name(pod), f"--namespace={clone.project}", timeout=120)
+                    cluster.kubectl("delete", "pod", cluster.name(pod), f"--namespace={clone.project}")
             cluster.until(service, partial(is_ready, clone, service))
     yield
 

@@ -81,7 +81,10 @@ def operator() -> Iterator[bool]:
     except AssertionError:
         schema = ""
     cluster.kubectl("apply", "--server-side", "--filename=-", stdin=schema or json.dumps(OPERATOR))
-    cluster.kubectl("wait", "--for=condition=Established", "crd/clusters.postgresql.cnpg.io", "--timeout=30s")
+    # `kubectl wait` fails at once where the API server has not written a condition yet
+    cluster.until(
+        "CloudNativePG's objects", lambda: cluster.condition("crd/clusters.postgresql.cnpg.io", "Established")
+    )
     yield bool(schema)
     cluster.kubectl("delete", "crd", "clusters.postgresql.cnpg.io", "--wait=false")
 

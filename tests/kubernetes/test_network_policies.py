@@ -151,7 +151,7 @@ def ground() -> Iterator[Ground]:
     )
     places, targets = {"node1": connections.of_node("node1")}, dict(AROUND)
     for namespace, pods in ((own, STAND_INS), (other, STRANGERS)):
-        cluster.kubectl("wait", "pods", "--all", "--for=condition=Ready", "--timeout=60s", f"--namespace={namespace}")
+        cluster.until(f"the pods of {namespace}", lambda: all(map(cluster.ready, cluster.pods(namespace))))  # noqa: B023
         for one in cluster.pods(namespace):
             name = cluster.name(one)
             places[name] = connections.of_pod(one)
@@ -179,7 +179,7 @@ def settled(expected: Mapping[str, set[str]], ground: Ground) -> None:
         return not seen
 
     try:
-        cluster.until("the connections that are promised, and no others", same, 30)
+        cluster.until("the connections that are promised, and no others", same)
     except AssertionError as error:
         raise AssertionError("\n".join([str(error), *seen])) from None
     assert same(), "\n".join(seen)
@@ -224,8 +224,8 @@ def test_a_project_that_runs(deployment: Clone) -> None:
     around = {"outside", "outside:53", "dns"}
     own = {name: {one for one in BASE[name] if one in targets} | (around & BASE[name]) for name in ports}
     settled(own, Ground(deployment.project, "", places, targets))
-    cluster.kubectl("delete", "jobs", "schema", "bucket", f"--namespace={deployment.project}", timeout=60)
-    cluster.kubectl("delete", "pod", cluster.name(pods["mlflow"]), f"--namespace={deployment.project}", timeout=90)
+    cluster.kubectl("delete", "jobs", "schema", "bucket", f"--namespace={deployment.project}")
+    cluster.kubectl("delete", "pod", cluster.name(pods["mlflow"]), f"--namespace={deployment.project}")
     done = deployment.invoke("up")
     assert done.returncode == 0, done.stderr
     checked = deployment.invoke("check")

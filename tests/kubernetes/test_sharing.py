@@ -77,11 +77,11 @@ def test_a_public_project_at_node_ports(clone_factory: Make) -> None:
     for node in nodes:
         assert gateway.get(node, MLFLOW) == 401
         assert gateway.get(node, MLFLOW, login="ann:wrong") == 401
-    cluster.until("the login counts", lambda: gateway.get(nodes[0], MLFLOW, login=f"ann:{password}") == 200, 5)
+    cluster.until("the login counts", lambda: gateway.get(nodes[0], MLFLOW, login=f"ann:{password}") == 200)
     assert gateway.get(nodes[1], JUPYTER, "/api/contents") == 403
     assert gateway.get(nodes[1], JUPYTER, "/api/contents", token=clone.token) == 200
     another = clone.value("users.passwd", "ann")
-    cluster.until("the old one does not", lambda: gateway.get(nodes[0], MLFLOW, login=f"ann:{password}") == 401, 5)
+    cluster.until("the old one does not", lambda: gateway.get(nodes[0], MLFLOW, login=f"ann:{password}") == 401)
     assert gateway.get(nodes[1], MLFLOW, login=f"ann:{another}") == 200
     check(clone)
     assert re.search(rf"exposure\s+ok .*port {MLFLOW}, as {NAME}", clone.invoke("doctor").stdout)
@@ -128,9 +128,9 @@ def outside() -> Iterator[str]:
         *_served(name, "s3", 7070, "versitygw", ["sh", "-c", serve], keys),
     ]
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
-    cluster.until("they run", lambda: all(map(cluster.ready, cluster.objects("pods", name))), 60)
+    cluster.until("they run", lambda: all(map(cluster.ready, cluster.objects("pods", name))))
     yield name
-    cluster.kubectl("delete", "namespace", name, "--grace-period=0", "--force", timeout=120)
+    cluster.kubectl("delete", "namespace", name, "--grace-period=0", "--force")
 
 
 def _served(

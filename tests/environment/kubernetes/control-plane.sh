@@ -19,7 +19,7 @@ start node1 kube-apiserver kube-apiserver --etcd-servers="$etcd" --advertise-add
   --kubelet-client-certificate="$pki/apiserver-kubelet-client.crt" \
   --kubelet-client-key="$pki/apiserver-kubelet-client.key" --kubelet-certificate-authority="$pki/ca.crt" \
   --kubelet-preferred-address-types=InternalIP --shutdown-delay-duration=0s
-wait_for "the API server" 90 kubectl get --raw /readyz
+wait_for "the API server" 300 kubectl get --raw /readyz
 start node1 kube-controller-manager kube-controller-manager --kubeconfig="$conf/kube-controller-manager.kubeconfig" \
   --service-account-private-key-file="$pki/sa.key" --root-ca-file="$pki/ca.crt" --use-service-account-credentials \
   --leader-elect=false --enable-hostpath-provisioner=true

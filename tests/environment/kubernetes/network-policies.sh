@@ -23,7 +23,7 @@ case $1 in
       start "$node" "$node-kube-router" kube-router --run-router=false --run-service-proxy=false --kubeconfig="$KUBECONFIG" \
         --hostname-override="$node" --service-cluster-ip-range="$services" --health-port=0
     done
-    for node in "${nodes[@]}"; do wait_for "the controller of network policies on $node" 30 enforces "$node"; done ;;
+    for node in "${nodes[@]}"; do wait_for "the controller of network policies on $node" 300 enforces "$node"; done ;;
   off)
     for node in "${nodes[@]}"; do
       if runs "$node-kube-router"; then stop 10 "$(cat "$home/pids/$node-kube-router")"; fi

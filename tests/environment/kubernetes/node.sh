@@ -81,7 +81,7 @@ conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 YAML
 
 start "$node" "$node-containerd" containerd --config "$dir/containerd.toml"
-wait_for "containerd of $node" 30 on_node "$node" version
+wait_for "containerd of $node" 300 on_node "$node" version
 for image in pause coredns; do  # the sandbox of every pod needs the first
   if ! on_node "$node" images ls -q | grep "trackbed-test/$image:1" >/dev/null; then
     on_node "$node" images import "$home/images/$image.tar" >/dev/null

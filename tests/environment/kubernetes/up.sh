@@ -44,10 +44,10 @@ make_groups
 "$here/network.sh" up
 "$here/control-plane.sh"
 for node in "${nodes[@]}"; do "$here/node.sh" "$node"; done
-wait_for "the nodes" 60 ready
+wait_for "the nodes" 300 ready
 kubectl apply -f "$here/cluster.yaml" >/dev/null
 "$here/gpus.sh" node1 amd.com/gpu 2 amd.com/gpu.product-name=AMD_Instinct_MI100
 "$here/gpus.sh" node2 nvidia.com/gpu 2 nvidia.com/gpu.product=NVIDIA-A100-SXM4-80GB
-wait_for "the cluster's DNS" 60 resolves
+wait_for "the cluster's DNS" 300 resolves
 # Whoever has a proxy must not ask it for these addresses.
 echo "export KUBECONFIG=$KUBECONFIG PATH=$home/bin:\$PATH NO_PROXY=\${NO_PROXY:+\$NO_PROXY,}10.245.0.0/24"
