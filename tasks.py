@@ -23,12 +23,7 @@ STARTING = {
 }
 FORMAT = {"format": "Format of the output: table, json or env"}
 TABLE_OR_JSON = {"format": "Format of the output: table or json"}
-KEEP = {
-    "keep_last": "Number of newest backups to keep",
-    "keep_daily": "Number of days of which to keep the last backup",
-    "keep_weekly": "Number of weeks of which to keep the last backup",
-    "keep_monthly": "Number of months of which to keep the last backup",
-}
+PLACE = {"place": "Place of backups: a folder or s3://BUCKET/PREFIX (default: BACKUP_TO, or the state folder)"}
 JSON = {"json": "Short for --format=json"}
 USER = {"name": "Name of the login"}
 
@@ -192,27 +187,20 @@ def credentials_rotate(context: Context, given: Flags) -> None:
     people.rotate_credentials(given)
 
 
-@task(
-    name="create",
-    help={
-        "to": "Place of the backup: a file, FOLDER/ or s3://BUCKET/PREFIX; in the last two, later backups store only "
-        "what is new (default: a file in the state folder's backups)",
-        "with_secrets": "Put the generated secrets into the backup too, in plain text",
-    },
-)
-def backup(context: Context, given: Flags, to: str = "", with_secrets: bool = False) -> int:
+@task(name="create", help={"with_secrets": "Put the generated secrets into the backup too, in plain text"})
+def backup(context: Context, given: Flags, with_secrets: bool = False) -> int:
     """Back up runs, models and artifacts while everything runs. The workspace is not part of it."""
     from helpers.cli import data
 
-    return data.backup(given, to, with_secrets)
+    return data.backup(given, with_secrets)
 
 
 @task(
     name="verify",
     word="place",
     help={
-        "place": "Place of backups: a file, a folder or s3://BUCKET/PREFIX, or one backup there (default: the files in "
-        "the state folder's backups)",
+        "place": "Place of backups: a file, a folder or s3://BUCKET/PREFIX, or one backup there (default: BACKUP_TO, "
+        "else the files in the state folder's backups)",
         "repair": "Store damaged pieces again, from copies and from the running project",
     },
 )
@@ -223,15 +211,7 @@ def backup_verify(context: Context, given: Flags, place: str = "", repair: bool 
     return data.verify(given, place, repair)
 
 
-@task(
-    name="list",
-    word="place",
-    help={
-        "place": "Place of backups: a folder or s3://BUCKET/PREFIX (default: the files in the state folder's backups)",
-        **TABLE_OR_JSON,
-        **JSON,
-    },
-)
+@task(name="list", word="place", help={**PLACE, **TABLE_OR_JSON, **JSON})
 def backup_list(context: Context, given: Flags, place: str = "", format: str = "table", json: bool = False) -> None:
     """List backups as `invoke restore` takes them, with what each holds. No service has to run."""
     from helpers.cli import data
@@ -243,60 +223,30 @@ def backup_list(context: Context, given: Flags, place: str = "", format: str = "
     name="prune",
     word="place",
     help={
-        "place": "Place of backups: a folder or s3://BUCKET/PREFIX (default: the files in the state folder's backups)",
-        **KEEP,
+        **PLACE,
         "dry_run": "Print which backups would go and which would stay, and change nothing",
         "now": "Free the disk at once, not a day later; only where no earlier version of Trackbed backs up there now",
     },
 )
-def backup_prune(
-    context: Context,
-    given: Flags,
-    place: str = "",
-    keep_last: int = 0,
-    keep_daily: int = 0,
-    keep_weekly: int = 0,
-    keep_monthly: int = 0,
-    dry_run: bool = False,
-    now: bool = False,
-) -> None:
+def backup_prune(context: Context, given: Flags, place: str = "", dry_run: bool = False, now: bool = False) -> None:
     """Forget old backups of this project, and free what no backup needs. Other projects' backups stay."""
-    from helpers.backups.retention import Policy
     from helpers.cli import data
 
-    data.prune(given, place, Policy(keep_last, keep_daily, keep_weekly, keep_monthly), dry_run, now)
+    data.prune(given, place, dry_run, now)
 
 
 @task(
     name="schedule",
     help={
-        "every": "Time between two backups, from 1h to 31d",
-        "to": "Place of the backups: a folder or s3://BUCKET/PREFIX",
-        **KEEP,
         "off": "End the schedule; the backups stay",
-        "if_due": "Back up if it is time; what the timer runs each hour",
+        "if_due": "Back up if it is time; the timer runs it",
     },
 )
-def backup_schedule(
-    context: Context,
-    given: Flags,
-    every: str = "",
-    to: str = "",
-    keep_last: int = 0,
-    keep_daily: int = 0,
-    keep_weekly: int = 0,
-    keep_monthly: int = 0,
-    off: bool = False,
-    if_due: bool = False,
-) -> int:
+def backup_schedule(context: Context, given: Flags, off: bool = False, if_due: bool = False) -> int:
     """Back up by itself, at an interval, and forget old backups. Without a flag it shows the schedule."""
-    from helpers.backups.retention import Policy
     from helpers.cli import data
 
-    if if_due:
-        return data.backup_if_due(given)
-    policy = Policy(keep_last, keep_daily, keep_weekly, keep_monthly)
-    return data.schedule_backups(given, every, to, policy, off)
+    return data.backup_if_due(given) if if_due else data.schedule_backups(given, off)
 
 
 @task(

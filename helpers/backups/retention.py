@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from helpers.backups.repository import stamp
-from helpers.errors import SettingError
+from helpers.settings import Settings
 
 DAY = 24 * 3600.0  # seconds
 
@@ -21,23 +21,18 @@ class Policy:
     weekly: int = 0
     monthly: int = 0
 
-    def __post_init__(self) -> None:
-        for flag, count in self.flags.items():
-            if count < 0:
-                raise SettingError(f"{flag}={count}: must be a number from 0 on.")
-
-    @property
-    def flags(self) -> dict[str, int]:
-        return {
-            "--keep-last": self.last,
-            "--keep-daily": self.daily,
-            "--keep-weekly": self.weekly,
-            "--keep-monthly": self.monthly,
-        }
+    @classmethod
+    def of(cls, settings: Settings) -> Policy:
+        return cls(
+            settings.backup_keep_last,
+            settings.backup_keep_daily,
+            settings.backup_keep_weekly,
+            settings.backup_keep_monthly,
+        )
 
     @property
     def empty(self) -> bool:
-        return not any(self.flags.values())
+        return not (self.last or self.daily or self.weekly or self.monthly)
 
 
 WRONG_TIME = "its time cannot be right"  # why a backup stays that is not `plausible`

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -19,40 +18,33 @@ from helpers.backups.retention import Policy
 from helpers.engines.base import ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.project import backup_schedule, shell_environment, state
-from helpers.project.backup_schedule import HOUR, Good, Result, Schedule
+from helpers.project.backup_schedule import Good, Result, Schedule
 from helpers.project.project import Project
 from helpers.services import Notice
 from helpers.settings import Settings
 from helpers.timers import Timer
 
 LIMIT = 24 * 3600  # seconds for one backup
-_EVERY = re.compile(r"([1-9][0-9]{0,2})([hd])")
 
 
-def parse_every(text: str) -> float:
-    """Seconds. Raises SettingError."""
-    match = _EVERY.fullmatch(text)
-    seconds = int(match[1]) * (HOUR if match[2] == "h" else 24 * HOUR) if match else 0.0
-    if not HOUR <= seconds <= 31 * 24 * HOUR:
-        raise SettingError(f"--every={text}: must be a time from 1h to 31d, as in 6h or 1d.")
-    return seconds
-
-
-def set_up(project: Project, every: str, to: str, policy: Policy) -> tuple[str, ...]:
-    """Have the project backed up to a repository from now on; an earlier schedule is replaced. Gives what to tell."""
-    settings, seconds = project.settings, parse_every(every)
+def set_up(project: Project) -> tuple[str, ...]:
+    """Have the project backed up as its settings say, in place of an earlier schedule. Gives what to tell."""
+    settings = project.settings
+    if not settings.backup_every:
+        raise SettingError("--every is missing: say how often, as in --every=6h; or write BACKUP_EVERY=6h into .env.")
     if status.running(project).in_cluster:
         raise TrackbedError(
             f"a schedule for the {project.state.engine} engine is not there yet",
-            f"let what starts programs on a machine of yours run: `invoke backup --to={to or 'PLACE'}`",
+            f"let what starts programs on a machine of yours run: `invoke backup --to={settings.backup_to or 'PLACE'}`",
         )
-    place = _place(settings, to)
+    place = _place(settings)
     runner = _runner(settings)
     minute = int(hashlib.sha256(str(settings.folder).encode()).hexdigest(), 16) % 60  # not everybody at the full hour
     environment = shell_environment.unattended()
-    flags = {flag: count for flag, count in policy.flags.items() if count}
     remove(project)
-    schedule = Schedule(seconds, place, time.time(), runner, minute, flags, environment)
+    schedule = Schedule(
+        settings.backup_every, place, time.time(), runner, minute, backup_schedule.keep(settings), environment
+    )
     schedule.save(settings.folder)
     try:
         lines = timers.install(timer(settings, minute), runner)
@@ -64,6 +56,23 @@ def set_up(project: Project, every: str, to: str, policy: Policy) -> tuple[str, 
     return (*lines, *([f"backups: {first.line}"] if first else []))
 
 
+def follow(project: Project) -> tuple[str, ...]:
+    """Make the schedule that .env or the environment asks for, where it is not there yet. Gives what to tell; that it
+    cannot be made is no reason for a start to fail."""
+    settings = project.settings
+    if project.notebook_only or not backup_schedule.unfollowed(settings):
+        return ()
+    try:
+        return set_up(project)
+    except TrackbedError as error:
+        return (
+            f"warning: BACKUP_EVERY={backup_schedule.period(settings.backup_every)} "
+            f"({settings.origin('BACKUP_EVERY')}): there is no such schedule: {error.message}",
+            *([error.hint] if error.hint else []),
+            "then make it: `invoke backup.schedule`",
+        )
+
+
 def remove(project: Project) -> tuple[str, ...]:
     """End the schedule; nothing where there is none. Gives what to tell. The backups stay."""
     settings, name = project.settings, backup_schedule.mark(project.settings)
@@ -72,23 +81,21 @@ def remove(project: Project) -> tuple[str, ...]:
     return removed
 
 
-def _place(settings: Settings, to: str) -> str:
+def _place(settings: Settings) -> str:
     """Where to, as any later shell understands it. Raises TrackbedError where that is no repository, or not there."""
-    if not to:
-        raise SettingError("--to is missing: name a folder or s3://BUCKET/PREFIX.")
-    if to.startswith("s3:"):
+    if not settings.backup_to:
+        raise SettingError("--to is missing: name a folder or s3://BUCKET/PREFIX, or write BACKUP_TO into .env.")
+    if settings.backup_to.startswith("s3:"):
         for key in ("BACKUP_S3_ENDPOINT", "BACKUP_S3_REGION", "BACKUP_S3_ACCESS_KEY", "BACKUP_S3_SECRET_KEY"):
             if f"TRACKBED_{key}" in os.environ:
                 raise SettingError(
                     f"{key} is in this shell's environment, which a schedule does not have: write it into .env "
                     "(chmod 600)."
                 )
-        place = to.rstrip("/")
-    else:
-        place = f"{Path(to).expanduser().absolute()}/"
+    place = backup_schedule.place(settings)
     store = locations.target(settings, place)
     if isinstance(store, Path):  # never: the name ends with /
-        raise SettingError(f"--to={to}: must be a folder or s3://BUCKET/PREFIX.")
+        raise SettingError(f"--to={settings.backup_to}: must be a folder or s3://BUCKET/PREFIX.")
     with running.Flag(store):  # it can be written to
         pass
     return place
@@ -157,7 +164,7 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
     if health.damaged:
         problem = f"earlier backups are damaged; `invoke backup.verify {schedule.place}` names them"
     elif schedule.keep:
-        policy = Policy(**{flag.removeprefix("--keep-"): count for flag, count in schedule.keep.items()})
+        policy = Policy(**{flag.removeprefix(backup_schedule.KEEP): count for flag, count in schedule.keep.items()})
         try:
             manage.pruned(project, schedule.place, policy, False, False, progress)
         except TrackbedError as error:

@@ -16,17 +16,20 @@ from helpers.backups.verify import verify as verify_backups
 from helpers.cli import options
 from helpers.cli.status import show_services
 from helpers.engines import select
-from helpers.errors import FAILED, SettingError, TrackbedError
+from helpers.errors import FAILED, TrackbedError
 from helpers.project import backup_schedule
 from helpers.project.project import Project
+from helpers.settings import flags
+from helpers.settings.declaration import EVERY
 from helpers.settings.flags import Flags
 
 MIB = 2**20
 
 
-def backup(given: Flags, to: str, with_secrets: bool) -> int:
+def backup(given: Flags, with_secrets: bool) -> int:
     project = options.load(given)
     with console.Progress() as progress:
+        to = project.settings.backup_place
         place, manifest, health = create.create(project, to, with_secrets, progress, progress.notice)
     console.value(place)
     console.notice(create.words(manifest))
@@ -44,7 +47,7 @@ def backup(given: Flags, to: str, with_secrets: bool) -> int:
 def verify(given: Flags, place: str, repair: bool) -> int:
     project = options.load(given)
     with console.Progress() as progress:
-        result = verify_backups(project, place, repair, progress, progress.notice)
+        result = verify_backups(project, place or project.settings.backup_place, repair, progress, progress.notice)
     for line in result.lines:
         console.value(line)
     console.notice(result.summary)
@@ -57,7 +60,8 @@ def verify(given: Flags, place: str, repair: bool) -> int:
 
 def list_backups(given: Flags, place: str, format: str, json: bool) -> None:
     format = options.output_format(format, json, "table", "json")
-    rows = manage.listing(options.load(given), place)
+    project = options.load(given)
+    rows = manage.listing(project, place or project.settings.backup_place)
     if format == "json":
         console.as_json([asdict(row) for row in rows])
         return
@@ -80,9 +84,10 @@ def list_backups(given: Flags, place: str, format: str, json: bool) -> None:
     )
 
 
-def prune(given: Flags, place: str, policy: Policy, dry_run: bool, now: bool) -> None:
+def prune(given: Flags, place: str, dry_run: bool, now: bool) -> None:
     options.refuse(now and dry_run, "--now", "with --dry-run, which deletes nothing")
     project = options.load(given)
+    place, policy = place or project.settings.backup_place, Policy.of(project.settings)
     with console.Progress() as progress:
         result = manage.pruned(project, place, policy, dry_run, now, progress)
     going = "would go" if dry_run else "forgotten"
@@ -93,22 +98,27 @@ def prune(given: Flags, place: str, policy: Policy, dry_run: bool, now: bool) ->
         console.notice(line)
 
 
-def schedule_backups(given: Flags, every: str, to: str, policy: Policy, off: bool) -> int:
+def schedule_backups(given: Flags, off: bool) -> int:
     """Make the schedule, end it, or show it."""
-    more = bool(every or to or not policy.empty)
-    options.refuse(off and more, "--off", "with --every, --to or --keep-last, which make a schedule")
-    if more and not every:
-        raise SettingError("--every is missing: say how often, as in --every=6h.")
+    own = (name for name, row in flags.taken("backup_schedule").items() if row.tasks != EVERY)
+    words = {name for name in own if given.get(name) is not None}
+    options.refuse(off and bool(words), "--off", "with --every, --to or --keep-last, which make a schedule")
     project = options.load(given)
+    settings = project.settings
     if off:
         for line in schedule.remove(project) or ("there was no schedule",):
             console.notice(line)
+        if settings.backup_every:
+            console.notice(f"`invoke up` makes it again: take out BACKUP_EVERY ({settings.origin('BACKUP_EVERY')})")
         return 0
-    if every:
-        for line in schedule.set_up(project, every, to, policy):
+    if words or backup_schedule.unfollowed(settings):
+        for line in schedule.set_up(project):
             console.notice(line)
+        plain = lifecycle.load({name: value for name, value in given.items() if name not in words})
+        if other := backup_schedule.unfollowed(plain.settings):
+            console.notice(f"warning: {other}; the next `invoke up` makes that one")
         return 0
-    if not (found := backup_schedule.condition(project.settings)):
+    if not (found := backup_schedule.condition(settings)):
         console.notice("no schedule; `invoke backup.schedule --every=6h --to=PLACE` makes one")
         return 0
     console.value(found.line)

@@ -46,6 +46,8 @@ def up(given: Flags, start: Start, on_boot: str | bool | None) -> None:
     options.refuse(chosen is not None and start.dry_run, "--on-boot", "with --dry-run, which changes nothing")
     project = options.load(given)
     _up(project, start)
+    for line in () if start.dry_run else schedule.follow(project):
+        console.notice(line)
     if chosen is not None:
         for line in lifecycle.start_at_boot(project, chosen == "true"):
             console.notice(line)

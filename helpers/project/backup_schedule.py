@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import shlex
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -16,11 +17,13 @@ from helpers import timers
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.project.state import write_private
-from helpers.settings import Settings
+from helpers.settings import TABLE, Settings
 
 FILE = "backup-schedule.json"
 RESULT = "backup-result.json"
 LOCK = "backup-schedule.lock"
+FOLLOW = "`invoke backup.schedule` makes it"
+KEEP = "--keep-"  # what the flags of a policy begin with
 HOUR = 3600.0
 EARLY = 600.0  # seconds by which a look at the clock may come early, and counts
 
@@ -38,6 +41,12 @@ class Schedule:
     minute: int
     keep: dict[str, int] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """As it is typed."""
+        kept = "".join(f" {flag}={count}" for flag, count in self.keep.items())
+        return f"--every={period(self.every)} --to={shlex.quote(self.place)}{kept}"
 
     def save(self, folder: Path) -> None:
         write_private(folder / FILE, json.dumps(asdict(self), indent=1).encode())
@@ -126,6 +135,36 @@ def forget(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def place(settings: Settings) -> str:
+    """BACKUP_TO as any later shell understands it: a folder, or a bucket. "" where it is not set."""
+    named = settings.backup_to
+    if not named or named.startswith("s3:"):
+        return named.rstrip("/")
+    return f"{str(Path(named).expanduser().absolute()).rstrip('/')}/"
+
+
+def keep(settings: Settings) -> dict[str, int]:
+    """The policy of the settings, by its flags."""
+    rows = (row for row in TABLE if row.option.startswith(KEEP))
+    return {row.option: count for row in rows if (count := getattr(settings, row.field))}
+
+
+def unfollowed(settings: Settings) -> str:
+    """Why the schedule that the settings ask for is not the one that is there; "" where it is, or they ask for none.
+
+    Raises TrackbedError for one that is damaged."""
+    if not settings.backup_every:
+        return ""
+    asked = settings.backup_every, place(settings), keep(settings)
+    made = load(settings.folder)
+    if made and (made.every, made.place, made.keep) == asked:
+        return ""
+    setting = f"BACKUP_EVERY={period(settings.backup_every)} (from {settings.origin('BACKUP_EVERY')})"
+    if made is None:
+        return f"{setting} asks for a schedule, and there is none"
+    return f"{setting} asks for another schedule than there is: {made.words}"
+
+
 def due(schedule: Schedule, result: Result, now: float) -> bool:
     """Whether it is time. A backup that failed, or was killed, is tried again each hour."""
     return result.state != "done" or now >= result.started + schedule.every - EARLY or now < result.started
@@ -189,7 +228,7 @@ def condition(settings: Settings) -> Condition | None:
     schedule, result, now = load(settings.folder), load_result(settings.folder), time.time()
     if schedule is None:
         return None
-    again = f"`invoke backup.schedule --every={period(schedule.every)} --to={schedule.place}` makes it again"
+    again = f"`invoke backup.schedule {schedule.words}` makes it again"
     last = result.good.ended if result.good else schedule.since
     problem = fix = ""
     if not timers.installed(mark(settings), schedule.runner):
@@ -208,17 +247,19 @@ def condition(settings: Settings) -> Condition | None:
         what = "the last good backup is" if result.good else "there is no backup, and the schedule is"
         problem = f"{what} {ago(last)} old, more than twice its interval"
         fix = f"`invoke backup --to={schedule.place}` makes one now; {again}"
+    elif other := unfollowed(settings):
+        problem, fix = other, FOLLOW
     return Condition(schedule, result, next_run(schedule, result, now), problem, fix)
 
 
 def look(settings: Settings) -> tuple[Finding, dict[str, object]] | None:
     """How the schedule does, in words and as data; None where there is none."""
     try:
-        current = condition(settings)
+        current, missing = condition(settings), unfollowed(settings)
     except TrackbedError as error:
         return Finding(Level.ERROR, "backups", error.message, error.hint), {"problem": error.message}
     if current is None:
-        return None
+        return (Finding(Level.ERROR, "backups", missing, FOLLOW), {"problem": missing}) if missing else None
     if current.problem:
         return Finding(Level.ERROR, "backups", current.problem, current.fix), current.data
     return Finding(Level.OK, "backups", current.line), current.data

@@ -55,14 +55,19 @@ class Setting:
         """Whether some task takes it on the command line."""
         return bool(self.tasks)
 
+    @property
+    def of_up(self) -> bool:
+        """Whether `up` is among those."""
+        return self.tasks == EVERY or "up" in self.tasks
+
     def given(self, value: str) -> str:
-        """How a user gives that value: the command, or the line of .env where no task has a flag for it."""
-        return f"`invoke up {self.option}={value}`" if self.flag else f"{self.name}={value} in .env"
+        """How a user gives that value: the command, or the line of .env where `up` has no flag for it."""
+        return f"`invoke up {self.option}={value}`" if self.of_up else f"{self.name}={value} in .env"
 
     @property
     def forgetting(self) -> str:
         """The command that makes ``up`` forget what it was told."""
-        return f"`invoke up {self.option}=`" if self.flag else f"`TRACKBED_{self.name}= invoke up`"
+        return f"`invoke up {self.option}=`" if self.of_up else f"`TRACKBED_{self.name}= invoke up`"
 
     def parse(self, text: str, context: ParseContext) -> Any:
         """The value; raises parsers.InvalidValue."""

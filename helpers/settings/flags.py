@@ -13,9 +13,14 @@ Flags = dict[str, str | None]  # by the flag's name as in mlflow_port; None: not
 
 
 def taken(task: str) -> dict[str, Setting]:
-    """The settings that a task takes, by the name of its parameter, as in "mlflow_port"."""
+    """The settings that a task takes, by the name of its parameter, as in "mlflow_port".
+
+    ``task``: the name of its function: backup_prune is what is typed as backup.prune.
+    """
     return {
-        row.option.removeprefix("--").replace("-", "_"): row for row in TABLE if row.tasks == EVERY or task in row.tasks
+        row.option.removeprefix("--").replace("-", "_"): row
+        for row in TABLE
+        if row.tasks == EVERY or task in (name.replace(".", "_") for name in row.tasks)
     }
 
 

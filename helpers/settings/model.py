@@ -10,6 +10,7 @@ from dataclasses import Field, dataclass, fields, replace
 
 from helpers.settings.declaration import Setting
 from helpers.settings.declared.access import Access
+from helpers.settings.declared.backups import Backups
 from helpers.settings.declared.cluster import Cluster
 from helpers.settings.declared.images import ImagesAndLimits
 from helpers.settings.declared.notebook import Notebook
@@ -21,7 +22,7 @@ from helpers.settings.declared.server import TrackingServer
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)  # what is derived from it has them
 class Declared(
-    ProjectAndEngine, Notebook, TrackingServer, ObjectStore, Access, RemoteTracking, ImagesAndLimits, Cluster
+    ProjectAndEngine, Notebook, TrackingServer, ObjectStore, Backups, Access, RemoteTracking, ImagesAndLimits, Cluster
 ):
     """Every setting. The themes stand here in the order of the documents; the docstring of each is its heading."""
 

@@ -178,6 +178,22 @@ def duration(value: str, context: ParseContext) -> int:
     return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def interval(value: str, context: ParseContext) -> int:
+    """Seconds."""
+    match = re.fullmatch(r"([1-9][0-9]{0,2})([hd])", value)
+    seconds = int(match[1]) * {"h": 3600, "d": 86400}[match[2]] if match else 0
+    if not 3600 <= seconds <= 31 * 86400:
+        raise InvalidValue(f"{value}h" if value.isdigit() else "")
+    return seconds
+
+
+def backup_place(value: str, context: ParseContext) -> str:
+    """As it was written: a flag may name a file, and one below the current folder."""
+    if re.search(r"[\x00-\x1f]", value):
+        raise InvalidValue
+    return value
+
+
 def _words(value: str) -> list[str]:
     try:
         return shlex.split(value)

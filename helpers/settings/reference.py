@@ -44,8 +44,10 @@ def _of(theme: str) -> list[Setting]:
 def _flag(row: Setting) -> str:
     if not row.flag:
         return ""
-    others = [] if row.tasks == EVERY else [task for task in row.tasks if task != "up"]
-    return f"`{row.option}`" + (f" (also: {', '.join(others)})" if others else "")
+    others = "" if row.tasks == EVERY else ", ".join(task for task in row.tasks if task != "up")
+    if not others:
+        return f"`{row.option}`"
+    return f"`{row.option}` (also: {others})" if row.of_up else f"none; `{row.option}` of {others}"
 
 
 def _where(row: Setting) -> list[str]:

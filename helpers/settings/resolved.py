@@ -78,6 +78,14 @@ class Settings(Declared):
         return self.bind_address if self.origin("BIND_ADDRESS") != DEFAULT else "0.0.0.0"
 
     @property
+    def backup_place(self) -> str:
+        """BACKUP_TO, whose folder needs no / at its end where it is no flag, which may name a file."""
+        named = self.backup_to
+        if not named or named.startswith("s3:") or self.origin("BACKUP_TO").startswith("--"):
+            return named
+        return f"{named.rstrip('/')}/"
+
+    @property
     def env_file(self) -> Path:
         return self.clone / ".env"
 
@@ -214,6 +222,9 @@ def _check_together(settings: Settings) -> None:
             settings.origin("PUBLIC_ADDRESS"),
             "must be an IPv4 address or a name; containers are reached over IPv4.",
         )
+    place, origin = settings.backup_to, settings.origin("BACKUP_TO")
+    if place and not origin.startswith("--") and not place.startswith(("s3://", "/", "~")):
+        raise error("BACKUP_TO", place, origin, f"must be {BY_NAME['BACKUP_TO'].allowed}.")
     seen: dict[int, str] = {}
     for name in (*_PORTS, *(("HTTP_PORT", "HTTPS_PORT") if settings.acme else ())):
         port: int = getattr(settings, name.lower())

@@ -22,6 +22,7 @@ from helpers.findings import Level
 from helpers.project import backup_schedule, state
 from helpers.project.backup_schedule import HOUR, Good, Result, Schedule
 from helpers.project.project import Project
+from helpers.settings import Settings
 from tests.unit.fakes import Silent, project
 
 MANIFEST: dict[str, Any] = {
@@ -88,6 +89,17 @@ def backs_up(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Health]) -> list
     return made
 
 
+def asked(lab: Project, every: str, to: str, **keep: int) -> None:
+    """Its settings ask for that schedule."""
+    words = {f"backup_keep_{name}": str(count) for name, count in keep.items()}
+    lab.settings = lab.settings.reload({}, backup_every=every, backup_to=to, **words)
+
+
+def set_up(lab: Project, every: str, to: str, **keep: int) -> tuple[str, ...]:
+    asked(lab, every, to, **keep)
+    return schedule.set_up(lab)
+
+
 def look(lab: Project) -> schedule.Ran:
     return schedule.run_if_due(lab, Silent(), lambda line: None)
 
@@ -101,14 +113,15 @@ def later(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("1h", HOUR), ("6h", 6 * HOUR), ("7d", 168 * HOUR)])
-def test_intervals(text: str, seconds: float) -> None:
-    assert schedule.parse_every(text) == seconds and backup_schedule.period(seconds) == text
+def test_intervals(lab: Project, text: str, seconds: float) -> None:
+    asked(lab, text, "/x")
+    assert lab.settings.backup_every == seconds and backup_schedule.period(seconds) == text
 
 
-@pytest.mark.parametrize("text", ["", "6", "0h", "30m", "32d", "6 h", "-1h", "1h\n"])
-def test_intervals_that_are_none(text: str) -> None:
+@pytest.mark.parametrize("text", ["6", "0h", "30m", "32d", "6 h", "-1h"])
+def test_intervals_that_are_none(lab: Project, text: str) -> None:
     with pytest.raises(SettingError, match="1h to 31d"):
-        schedule.parse_every(text)
+        asked(lab, text, "/x")
 
 
 def test_a_backup_is_due(lab: Project) -> None:
@@ -136,7 +149,7 @@ def test_a_day_of_a_schedule(lab: Project, tmp_path: Path, monkeypatch: pytest.M
     made = backs_up(monkeypatch, Health)
     pruned: list[Policy] = []
     monkeypatch.setattr(manage, "pruned", lambda project, place, policy, *_: pruned.append(policy))
-    lines = schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy(last=7, weekly=2))
+    lines = set_up(lab, "6h", f"{tmp_path}/repo", last=7, weekly=2)
     assert "crontab" in lines[0] and "none yet" in lines[-1]
     assert look(lab).ok and made == [f"{tmp_path}/repo/"] and pruned == [Policy(last=7, weekly=2)]
     assert not look(lab).lines[0].startswith("/") and len(made) == 1
@@ -154,7 +167,7 @@ def failing() -> Health:
 
 
 def test_a_failure_is_told_and_tried_again(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    set_up(lab, "6h", f"{tmp_path}/repo")
     backs_up(monkeypatch, Health)
     look(lab)
     good = backup_schedule.load_result(lab.settings.folder).good
@@ -175,7 +188,7 @@ def test_a_failure_is_told_and_tried_again(lab: Project, tmp_path: Path, monkeyp
 
 
 def test_old_backups_that_cannot_go_are_told(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy(last=1))
+    set_up(lab, "6h", f"{tmp_path}/repo", last=1)
     made = backs_up(monkeypatch, Health)
     monkeypatch.setattr(manage, "pruned", lambda *_: failing())
     assert not look(lab).ok
@@ -186,14 +199,14 @@ def test_old_backups_that_cannot_go_are_told(lab: Project, tmp_path: Path, monke
 
 
 def test_damage_in_earlier_backups_is_told(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    set_up(lab, "6h", f"{tmp_path}/repo")
     backs_up(monkeypatch, lambda: Health(("x",), True))
     assert not look(lab).ok
     assert "backup.verify" in (backup_schedule.condition(lab.settings) or pytest.fail()).problem
 
 
 def test_what_is_stopped_is_not_backed_up(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    set_up(lab, "6h", f"{tmp_path}/repo")
     made = backs_up(monkeypatch, Health)
     monkeypatch.setattr(status, "overview", lambda engine: View(True))
     assert look(lab).ok and not made
@@ -208,7 +221,7 @@ def test_what_is_stopped_is_not_backed_up(lab: Project, tmp_path: Path, monkeypa
 def test_no_backup_for_long_and_one_that_was_killed(
     lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    set_up(lab, "6h", f"{tmp_path}/repo")
     folder, now = lab.settings.folder, time.time()
     Result("running", now).save(folder)
     assert "interrupted" in (backup_schedule.condition(lab.settings) or pytest.fail()).problem
@@ -224,13 +237,13 @@ def test_no_backup_for_long_and_one_that_was_killed(
 
 def test_a_damaged_file_is_told(lab: Project, tmp_path: Path) -> None:
     assert backup_schedule.condition(lab.settings) is None
-    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    set_up(lab, "6h", f"{tmp_path}/repo")
     (lab.settings.folder / backup_schedule.RESULT).write_text("{")
     assert not (backup_schedule.condition(lab.settings) or pytest.fail()).result.state
     (lab.settings.folder / backup_schedule.FILE).write_text("[]")
     (finding,) = backup_schedule.findings(lab.settings)
     assert finding.level is Level.ERROR and "is damaged" in finding.detail
-    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    set_up(lab, "6h", f"{tmp_path}/repo")
     assert backup_schedule.condition(lab.settings)
 
 
@@ -240,8 +253,8 @@ def test_a_damaged_file_is_told(lab: Project, tmp_path: Path) -> None:
 def test_others_lines_of_the_crontab_stay(lab: Project, cron: Path, tmp_path: Path) -> None:
     others = "MAILTO=me\n# mine\n5 4 * * * true # trackbed-lab-backup-0\n"
     cron.write_text(others)
-    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
-    schedule.set_up(lab, "1d", f"{tmp_path}/repo", Policy())
+    set_up(lab, "6h", f"{tmp_path}/repo")
+    set_up(lab, "1d", f"{tmp_path}/repo")
     lines = cron.read_text().splitlines()
     assert lines[:3] == others.splitlines() and len(lines) == 4
     assert lines[3].endswith(f"# {backup_schedule.mark(lab.settings)}") and "env -i" in lines[3]
@@ -253,12 +266,12 @@ def test_others_lines_of_the_crontab_stay(lab: Project, cron: Path, tmp_path: Pa
 def test_a_crontab_that_cannot_be_read_is_not_taken_for_empty(lab: Project, cron: Path, tmp_path: Path) -> None:
     cron.with_name("crontab").write_text("#!/bin/sh\n[ $1 = -l ] && echo 'not allowed' >&2 && exit 1\ntouch $0.lines\n")
     with pytest.raises(TrackbedError, match="not allowed"):
-        schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+        set_up(lab, "6h", f"{tmp_path}/repo")
     assert not cron.exists() and backup_schedule.load(lab.settings.folder) is None
 
 
 def test_a_schedule_whose_line_somebody_removed(lab: Project, cron: Path, tmp_path: Path) -> None:
-    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    set_up(lab, "6h", f"{tmp_path}/repo")
     cron.write_text("")
     assert "cron no longer runs" in (backup_schedule.condition(lab.settings) or pytest.fail()).problem
 
@@ -266,7 +279,7 @@ def test_a_schedule_whose_line_somebody_removed(lab: Project, cron: Path, tmp_pa
 def test_the_line_is_a_command_of_sh(lab: Project, cron: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """cron takes % for the end of a line, and hands the rest to sh."""
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/per%cent/with space")
-    schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    set_up(lab, "6h", f"{tmp_path}/repo")
     line = cron.read_text().split(" ", 5)[5]
     assert "\\%" in line
     line = (
@@ -304,7 +317,7 @@ def test_with_systemd(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(systemd, "answers", lambda: True)
     monkeypatch.setattr(systemd, "usable", lambda: True)
     monkeypatch.setattr(systemd, "ask", lambda *args: asked.append(args))
-    lines = schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+    lines = set_up(lab, "6h", f"{tmp_path}/repo")
     name = backup_schedule.mark(lab.settings)
     assert asked == [("daemon-reload",), ("enable", "--now", f"{name}.timer")] and "runs it" in lines[0]
     assert {path.suffix for path in (tmp_path / "units").iterdir()} == {".service", ".timer"}
@@ -313,30 +326,91 @@ def test_with_systemd(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list((tmp_path / "units").iterdir()) and ("disable", "--now", f"{name}.timer") in asked
 
 
+# what .env asks for
+
+
+def from_file(lab: Project, text: str) -> None:
+    """The project as its .env says."""
+    lab.settings.env_file.parent.mkdir(exist_ok=True)
+    lab.settings.env_file.write_text(text)
+    words = {"project": "lab", "state_dir": str(lab.settings.state_dir)}
+    lab.settings = Settings.load(words, {}, lab.settings.env_file, {})
+
+
+def test_up_makes_the_schedule_of_the_file_once(lab: Project, cron: Path, tmp_path: Path) -> None:
+    assert schedule.follow(lab) == () and not cron.exists()
+    from_file(lab, f"BACKUP_EVERY=6h\nBACKUP_TO={tmp_path}/repo\nBACKUP_KEEP_LAST=7\n")
+    (finding,) = backup_schedule.findings(lab.settings)
+    assert finding.level is Level.ERROR and "there is none" in finding.detail and ".env line 1" in finding.detail
+    assert "every 6h" in schedule.follow(lab)[-1] and schedule.follow(lab) == ()
+    made = backup_schedule.load(lab.settings.folder) or pytest.fail()
+    assert (made.place, made.keep) == (f"{tmp_path}/repo/", {"--keep-last": 7})
+    from_file(lab, f"BACKUP_EVERY=1d\nBACKUP_TO={tmp_path}/repo\nBACKUP_KEEP_LAST=7\n")
+    (finding,) = backup_schedule.findings(lab.settings)
+    assert f"--every=6h --to={tmp_path}/repo/ --keep-last=7" in finding.detail and "backup.schedule" in finding.fix
+    assert "every 1d" in schedule.follow(lab)[-1]
+    from_file(lab, "")  # a schedule that was made stays until it is ended
+    assert schedule.follow(lab) == () and backup_schedule.condition(lab.settings)
+
+
+def test_a_schedule_of_the_file_that_cannot_be_made_is_no_failed_start(lab: Project) -> None:
+    from_file(lab, "BACKUP_EVERY=6h\n")
+    warning, *_, fix = schedule.follow(lab)
+    assert "BACKUP_EVERY=6h" in warning and "--to is missing" in warning and "`invoke backup.schedule`" in fix
+    (finding,) = backup_schedule.findings(lab.settings)
+    assert finding.level is Level.ERROR
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "place"),
+    [
+        ("BACKUP_TO=/mnt/b", {}, "/mnt/b/"),
+        ("BACKUP_TO=s3://b/x", {}, "s3://b/x"),
+        ("BACKUP_TO=/mnt/b", {"to": "x.tar"}, "x.tar"),  # a file, below the current folder
+        ("BACKUP_TO=/mnt/b", {"to": ""}, ""),
+        ("", {}, ""),
+    ],
+)
+def test_where_a_backup_goes(tmp_path: Path, text: str, flags: dict[str, str], place: str) -> None:
+    file = tmp_path / "clone" / ".env"
+    file.parent.mkdir()
+    file.write_text(text)
+    given = {"state_dir": str(tmp_path / "state"), **flags}
+    assert Settings.load(given, {}, file, {}).backup_place == place
+
+
+@pytest.mark.parametrize("value", ["backups", "./b", "s3:b", "/b\tc"])
+def test_a_place_that_means_another_in_each_folder_is_refused_in_the_file(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SettingError, match="BACKUP_TO"):
+        Settings.load(
+            {"state_dir": str(tmp_path / "s")}, {"TRACKBED_BACKUP_TO": value}, tmp_path / "clone" / ".env", {}
+        )
+
+
 # what is refused in words
 
 
 def test_where_nothing_would_run_it(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crontab, "usable", lambda: False)
     with pytest.raises(TrackbedError, match="neither systemd nor cron") as error:
-        schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+        set_up(lab, "6h", f"{tmp_path}/repo")
     assert "-m invoke backup --to=PLACE" in error.value.hint
 
 
 def test_keys_of_the_shell_are_refused(lab: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKBED_BACKUP_S3_SECRET_KEY", "x" * 20)
     with pytest.raises(SettingError, match=r"write it into \.env"):
-        schedule.set_up(lab, "6h", "s3://bucket/x", Policy())
+        set_up(lab, "6h", "s3://bucket/x")
 
 
 def test_a_cluster_is_refused(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Services, "in_cluster", True)
     with pytest.raises(TrackbedError, match="is not there yet"):
-        schedule.set_up(lab, "6h", f"{tmp_path}/repo", Policy())
+        set_up(lab, "6h", f"{tmp_path}/repo")
 
 
 def test_a_place_is_needed(lab: Project) -> None:
     with pytest.raises(SettingError, match="--to is missing"):
-        schedule.set_up(lab, "6h", "", Policy())
+        set_up(lab, "6h", "")
     with pytest.raises(TrackbedError, match="there is no schedule"):
         look(lab)

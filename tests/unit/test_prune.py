@@ -122,7 +122,7 @@ def test_reasons_are_told() -> None:
     assert list(result.values()) == [["last", "daily", "monthly"], ["daily", "oldest, monthly"]]
 
 
-@pytest.mark.parametrize("policy", [{}, {"last": 0}, {"last": -1}])
+@pytest.mark.parametrize("policy", [{}, {"last": 0}])
 def test_a_policy_that_keeps_nothing_is_refused(tmp_path: Path, policy: dict[str, int]) -> None:
     write(Folder(tmp_path / "repo"), {})
     with pytest.raises(SettingError, match="keep-last"):

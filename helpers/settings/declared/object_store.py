@@ -1,4 +1,4 @@
-"""Settings of the object stores: the one that holds artifacts, and the one for backups."""
+"""Settings of the object store that holds artifacts."""
 
 from __future__ import annotations
 
@@ -66,15 +66,4 @@ class ObjectStore:
         "Secret key of the object store: your own with OBJECT_STORE=external, otherwise generated when empty",
         secret=True,
         only=("server", "s3"),
-    )
-    backup_s3_endpoint: str = setting(
-        "",
-        optional(kinds.ENDPOINT, ""),
-        "Endpoint of the object store for backups to s3://BUCKET/PREFIX; empty is AWS",
-        remembered=False,
-    )
-    backup_s3_region: str = setting("us-east-1", kinds.REGION, "Region of the backup bucket", remembered=False)
-    backup_s3_access_key: str = setting("", kinds.ACCESS_KEY, "Access key of the backup bucket", remembered=False)
-    backup_s3_secret_key: str = setting(
-        "", kinds.key(8), "Secret key of the backup bucket", secret=True, remembered=False
     )
