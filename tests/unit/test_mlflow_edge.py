@@ -105,10 +105,9 @@ def test_what_is_off_says_so(app: App, inner: asgi.Inner, method: str, path: str
         "/metrics",
         "",
         "*",
-        "//",
-        "/" + SEARCH,
         SEARCH + "/",
-        SEARCH.replace("/mlflow", "//mlflow"),
+        "//localhost:8000" + SEARCH,
+        "//evil.example",
         SEARCH.upper(),
         SEARCH + "\n",
         SEARCH + "\0",
@@ -133,6 +132,45 @@ def test_what_is_off_says_so(app: App, inner: asgi.Inner, method: str, path: str
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "OPTIONS"])
 def test_what_the_table_does_not_name_is_off(app: App, inner: asgi.Inner, method: str, path: str) -> None:
+    assert asgi.ask(app, path, method).status == 404
+    assert not inner.asked
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("GET", "//", "/"),
+        ("HEAD", "///", "/"),
+        ("GET", "/" + SEARCH, SEARCH),
+        ("POST", "//" + SEARCH, SEARCH),
+        ("OPTIONS", "/" + SEARCH, SEARCH),
+        ("POST", SEARCH.replace("/", "//"), SEARCH),
+        ("GET", "//model-versions//get-artifact", "/model-versions/get-artifact"),
+        # in a name they stay
+        ("PUT", "//api/2.0/mlflow-artifacts//artifacts/a//b c", "/api/2.0/mlflow-artifacts/artifacts/a//b%20c"),
+        ("PUT", "//api/2.0/mlflow-artifacts/artifacts//a", "/api/2.0/mlflow-artifacts/artifacts//a"),
+    ],
+)
+def test_doubled_slashes_lead_to_the_address_that_is_meant(
+    app: App, inner: asgi.Inner, method: str, path: str, meant: str
+) -> None:
+    answer = asgi.ask(app, path, method, query="a=%2F%2F&b=1", body=b"{}")
+    assert answer.status == 308 and not inner.asked
+    assert answer.headers["location"] == f"{meant}?a=%2F%2F&b=1" and answer.body == b""
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/" + SEARCH),
+        ("PATCH", "//"),
+        ("POST", "//gateway/x/mlflow/invocations"),
+        ("GET", "//v1/traces"),
+        ("GET", "/" * 20_000 + "x"),
+        ("GET", "//x" * 20_000),
+    ],
+)
+def test_doubled_slashes_lead_to_nothing_else(app: App, inner: asgi.Inner, method: str, path: str) -> None:
     assert asgi.ask(app, path, method).status == 404
     assert not inner.asked
 

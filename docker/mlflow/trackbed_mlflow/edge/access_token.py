@@ -113,11 +113,9 @@ class Access:
 
     async def _enter(self, scope: Scope, send: Send) -> None:
         """Gives the cookie and leads to the same address without the token, which must not stay in the history."""
-        from urllib.parse import parse_qsl, quote, urlencode
+        from urllib.parse import parse_qsl, urlencode
 
         rest = urlencode([pair for pair in _query(scope, parse_qsl) if pair[0] != "token"])
-        # one slash: two would name another host
-        path = "/" + quote(scope["path"].lstrip("/\\"), safe="/~!$&'()*+,;=:@-._")
         port = next(
             (
                 m[1]
@@ -135,7 +133,7 @@ class Access:
                 "type": "http.response.start",
                 "status": 303,
                 "headers": [
-                    (b"location", (path + ("?" + rest if rest else "")).encode()),
+                    (b"location", location(scope["path"], rest)),
                     (b"set-cookie", cookie.encode()),
                     (b"cache-control", b"no-store"),
                     (b"referrer-policy", b"no-referrer"),
@@ -144,6 +142,15 @@ class Access:
             }
         )
         await send({"type": "http.response.body", "body": b""})
+
+
+def location(path: str, query: str) -> bytes:
+    """A redirect's target on this same server."""
+    from urllib.parse import quote
+
+    # one slash: two would name another host
+    address = "/" + quote(path.lstrip("/\\"), safe="/~!$&'()*+,;=:@-._")
+    return f"{address}?{query}".encode() if query else address.encode()
 
 
 def _query(scope: Scope, parse: Callable[..., list[tuple[str, str]]]) -> list[tuple[str, str]]:

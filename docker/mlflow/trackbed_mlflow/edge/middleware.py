@@ -40,7 +40,10 @@ class Edge:
         if (refusal := self.routes.refusal(scope["path"], method)) and not (
             (method, scope["path"]) == jobs.MODEL_CALL and jobs.is_job(scope["headers"], self.job_token)
         ):
-            await refuse(scope, send, *refusal)
+            if address := self.routes.meant(scope["path"], method):
+                await redirect(scope, send, address)
+            else:
+                await refuse(scope, send, *refusal)
             return
         if b"%00" in scope["query_string"] or "\0" in scope["path"]:
             await refuse(scope, send, 400, NUL)
@@ -98,6 +101,17 @@ async def refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
         }
     )
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+async def redirect(scope: Scope, send: Send, path: str) -> None:
+    """To another path with the same method, query and body. What is asked there is judged like any request."""
+    headers = [
+        (b"location", access_token.location(path, scope["query_string"].decode("latin-1"))),
+        (b"content-length", b"0"),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": 308, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def guarded(app: App, environment: Mapping[str, str] = os.environ) -> App:

@@ -1,7 +1,8 @@
 """Every address of the pinned MLflow, judged: offered, or off. What is not in here is off too.
 
 A test walks MLflow's own routes: it fails where this table does not judge one, or judges one that is gone. Paths are
-compared as MLflow's routers see them, decoded once and otherwise as they came: another spelling is another path.
+compared as MLflow's routers see them, decoded once and otherwise as they came: another spelling is another path. One
+with doubled slashes is led to the one that is meant, as MLflow's own router does.
 """
 
 from __future__ import annotations
@@ -299,6 +300,8 @@ def table(jobs: bool) -> tuple[Group, ...]:
     return tuple(group._replace(offered=jobs or group.offered) if group in JOB_ROUTES else group for group in TABLE)
 
 
+DOUBLED = re.compile("/{2,}")
+MOST_DOUBLED = 8  # doubled slashes of one path; the longest base has 8 segments
 DEPTH = 4  # segments of a path by which patterns are found
 Methods = dict[str, Group]
 
@@ -351,6 +354,21 @@ class Judge:
             return None if method == "OPTIONS" else (405, f"{method} is not for this address")
         reasons = {group.reason for methods in known_methods for group in methods.values()}
         return 404, min(reasons, default=MISSING)
+
+    def meant(self, path: str, method: str) -> str | None:
+        """The offered address that an unknown one with doubled slashes stands for; None where there is none.
+
+        From the left, and no further than needed: in the name of an artifact they stay.
+        """
+        if "//" not in path or self.methods(path):
+            return None
+        for _ in range(MOST_DOUBLED):
+            path, merged = DOUBLED.subn("/", path, count=1)
+            if not merged:
+                break
+            if self.refusal(path, method) is None:
+                return path
+        return None
 
 
 CODES = {403: "PERMISSION_DENIED", 404: "ENDPOINT_NOT_FOUND", 413: "REQUEST_LIMIT_EXCEEDED"}
