@@ -284,6 +284,8 @@ def restore(
         "times",
         "dry_run": "Count what would come, with its size and about how long it takes; change nothing",
         "skip_missing": "Import the rest where artifacts cannot be read, and list what is missing",
+        "merge": "Where this project has an experiment, model or prompt of the same name, put the source's into it; "
+        "without this flag it gets the suffix -imported",
     },
 )
 def import_(
@@ -293,11 +295,12 @@ def import_(
     artifacts: list[str] | None = None,
     dry_run: bool = False,
     skip_missing: bool = False,
+    merge: bool = False,
 ) -> None:
-    """Import experiments, models and artifacts of another MLflow into this project, which has to be empty."""
+    """Import experiments, models and artifacts of another MLflow into this project, beside what it has."""
     from helpers.cli import imports
 
-    imports.import_source(given, source, artifacts or [], dry_run, skip_missing)
+    imports.import_source(given, source, artifacts or [], dry_run, skip_missing, merge)
 
 
 @task(help={"to": "Engine to move to: docker, embedded or kubernetes"})

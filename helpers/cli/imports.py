@@ -30,15 +30,17 @@ NAMES = {
 }
 
 
-def import_source(given: Flags, text: str, artifacts: list[str], dry_run: bool, skip_missing: bool) -> None:
+def import_source(
+    given: Flags, text: str, artifacts: list[str], dry_run: bool, skip_missing: bool, merge: bool
+) -> None:
     options.refuse(dry_run and skip_missing, "--skip-missing", "with --dry-run, which imports nothing")
     source = sources.source(text)
     project = options.load(given)
     with console.Progress() as progress:
         if dry_run:
-            result = importing.look(project, source, artifacts, progress, progress.notice)
+            result = importing.look(project, source, artifacts, merge, progress, progress.notice)
         else:
-            result = importing.run(project, source, artifacts, skip_missing, progress, progress.notice)
+            result = importing.run(project, source, artifacts, skip_missing, merge, progress, progress.notice)
     _show(result)
     if dry_run:
         console.notice(f"nothing was changed; the import takes about {_duration(result.seconds)}")
@@ -48,7 +50,12 @@ def import_source(given: Flags, text: str, artifacts: list[str], dry_run: bool, 
                 WHERE,
             )
     else:
-        console.notice("imported; every row was read back, and every artifact")
+        new = any(result.counts.values())
+        console.notice(
+            "imported; every row was read back, and every artifact"
+            if new
+            else "this project has all of the source already; every artifact was read back"
+        )
 
 
 def _show(result: Imported) -> None:

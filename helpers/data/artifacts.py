@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import IO
 
 from helpers.data.checksum import SetSum
@@ -114,8 +114,26 @@ def write(engine: Engine, prefix: str, objects: Iterator[tuple[str, int, IO[byte
     return {str(name): str(old) for name, old in json.loads(said).items()}
 
 
-def send(pipe: Pipe, objects: Iterable[tuple[str, int, IO[bytes]]]) -> None:
-    """Name, size and content of each object as the MLflow service's program reads them, and the mark of their end."""
+def digests(engine: Engine, names: Iterable[str]) -> Generator[tuple[str, int] | None, None, None]:
+    """SHA-256 and size of each object of those names, in their order; None where there is none."""
+    with engine.pipe(MLFLOW, (PROGRAM, "digests"), fresh=True) as pipe:
+        try:
+            for name in names:
+                pipe.into.write(json.dumps(name).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # finish tells why
+        pipe.close()
+        for line in pipe.out:
+            found = json.loads(line)
+            yield None if found is None else (str(found[0]), int(found[1]))
+        pipe.finish(LONG)
+
+
+def send(pipe: Pipe, objects: Iterable[tuple[str, int, IO[bytes]]], more: bool = False) -> None:
+    """Name, size and content of each object as the MLflow service's program reads them, and the mark of their end.
+
+    ``more``: something else follows.
+    """
     try:
         for name, size, content in objects:
             _send(pipe.into, name, size, content)
@@ -123,9 +141,11 @@ def send(pipe: Pipe, objects: Iterable[tuple[str, int, IO[bytes]]]) -> None:
         member = tarfile.TarInfo("end")
         member.size = len(end)
         pipe.into.write(member.tobuf(tarfile.PAX_FORMAT) + end.ljust(512, b"\0") + bytes(1024))
+        pipe.into.flush()
     except BrokenPipeError:
         pass  # finish tells why
-    pipe.close()
+    if not more:
+        pipe.close()
 
 
 def _send(target: IO[bytes], name: str, size: int, content: IO[bytes]) -> None:
@@ -153,6 +173,7 @@ def sums(engine: Engine, prefix: str = "", renamed: Mapping[str, str] | None = N
     return result, total
 
 
-def drop(engine: Engine, prefix: str) -> None:
-    with engine.pipe(MLFLOW, (PROGRAM, "drop", prefix), fresh=True) as pipe:
+def drop(engine: Engine, prefix: str, top: str = "") -> None:
+    """Delete all below a prefix, or below one folder of it."""
+    with engine.pipe(MLFLOW, (PROGRAM, "drop", prefix, *((top,) if top else ())), fresh=True) as pipe:
         pipe.finish(3600)

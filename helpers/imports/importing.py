@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +15,7 @@ from helpers.data import artifacts, database, journal
 from helpers.data.checksum import SetSum
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter
 from helpers.errors import TrackbedError
-from helpers.imports import places, sources
+from helpers.imports import beside, places, sources
 from helpers.imports.places import Content, Location, Survey
 from helpers.imports.sources import Source
 from helpers.project.project import Project
@@ -56,14 +56,20 @@ class Imported:
         return round(BEGIN + rows / ROWS + self.size / BYTES + self.objects / OBJECTS)
 
 
-def look(project: Project, source: Source, mapped: list[str], progress: ProgressReporter, notice: Notice) -> Imported:
+def look(
+    project: Project, source: Source, mapped: list[str], merge: bool, progress: ProgressReporter, notice: Notice
+) -> Imported:
     """What would come. Changes nothing."""
     found = places.Places(source, mapped)
     with lifecycle.changing(project, notice):
         engine = status.running(project)
-        result = _read(engine, source, True, progress)
+        result: Read | beside.Told
+        if restore.is_empty(project, engine):
+            result = _read(engine, source, True, progress)
+        else:
+            result = beside.read(project, engine, source, merge, progress)
         progress.step("looking at the artifacts")
-        survey = found.survey(result.locations)
+        survey = found.survey(one for one in result.locations if not one.known)
     return Imported(result.counts, survey.objects, survey.size, result.remarks, [*result.unread, *survey.missing])
 
 
@@ -72,16 +78,21 @@ def run(
     source: Source,
     mapped: list[str],
     skip_missing: bool,
+    merge: bool,
     progress: ProgressReporter,
     notice: Notice,
 ) -> Imported:
-    """Import a source into this project, which has to be empty. Raises TrackbedError, and then it is as it was."""
+    """Import a source into this project. Raises TrackbedError, and then it has what it had.
+
+    ``merge``: what has a name that is taken joins what has it.
+    """
     found = places.Places(source, mapped)
     lifecycle.up(project, progress, notice)
     with lifecycle.changing(project, notice):
         engine = status.running(project)
         need(engine, POSTGRES, STORE)
-        _check_empty(project, engine)
+        if not restore.is_empty(project, engine):
+            return _run_beside(project, engine, source, found, skip_missing, merge, progress, notice)
         try:
             new = journal.fresh()
             journal.open_change(project.state, engine.name, new)
@@ -108,9 +119,38 @@ def run(
 def _check_empty(project: Project, engine: Engine) -> None:
     if not restore.is_empty(project, engine):
         raise TrackbedError(
-            f"project {project.settings.project} has data of its own, beside which nothing is imported yet",
-            "choose another project with --project=NAME; then `invoke up --project=NAME` shows it",
+            f"project {project.settings.project} was empty when the import began, and is not any more",
+            "run the same command again: it imports beside what is there",
         )
+
+
+def _run_beside(
+    project: Project,
+    engine: Engine,
+    source: Source,
+    found: places.Places,
+    skip_missing: bool,
+    merge: bool,
+    progress: ProgressReporter,
+    notice: Notice,
+) -> Imported:
+    """Beside what the project has."""
+    survey, missing, file = Survey(), list[str](), None
+    prefix = project.state.active["prefix"]
+
+    def carry(told: beside.Told, alive: Callable[[], None]) -> None:
+        nonlocal survey, missing, file
+        progress.step("looking at the artifacts")
+        survey = found.survey(told.locations)
+        missing = [*told.unread, *survey.missing]
+        file = _write_missing(project, missing)
+        if missing and not skip_missing:
+            raise _refused(missing, file)
+        beside.remove_stale(engine, prefix, told.stale, progress)
+        beside.carry(engine, source, prefix, survey, progress, notice, alive)
+
+    told = beside.read(project, engine, source, merge, progress, carry)
+    return Imported(told.counts, survey.objects, survey.size, told.remarks, missing, file)
 
 
 def _refused(missing: list[str], file: Path | None) -> TrackbedError:

@@ -31,6 +31,7 @@ class Location:
     target: str
     inside: str
     needed: bool
+    known: bool = False
 
     def __str__(self) -> str:
         name = f" {self.name}" if self.name else ""
@@ -40,11 +41,15 @@ class Location:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder to read: ``path`` below a trusted ``root``; its files get names below ``target``."""
+    """A folder to read: ``path`` below a trusted ``root``; its files get names below ``target``.
+
+    ``known``: the project has whose they are, and may have the files.
+    """
 
     root: Path
     path: str
     target: str
+    known: bool = False
 
 
 @dataclass
@@ -121,7 +126,7 @@ class Places:
             error = ""
             for root, path in chosen:
                 try:
-                    self._count(Folder(root, path, location.target), location, result)
+                    self._count(Folder(root, path, location.target, location.known), location, result)
                     error = ""
                     break
                 except OSError as problem:
@@ -183,6 +188,15 @@ def read(folders: Iterable[Folder]) -> Iterator[tuple[str, File]]:
         with sources.opened(folder.root, folder.path) as handle:
             for file in sources.walk(handle):
                 yield f"{folder.target}/{file.path}", file
+
+
+def sha256(file: File) -> str:
+    """Of a file's content, which can be read again afterwards."""
+    content = Content(file)
+    while content.read(2**20):
+        pass
+    file.stream.seek(0)
+    return content.sha256
 
 
 def location(data: dict[str, Any]) -> Location:

@@ -150,6 +150,20 @@ def plain(expected: Said) -> Said:
     return expected
 
 
+def beside(expected: Said, here: Said) -> Said:
+    """The same in a project that has ``here``: what has a name that is taken there got another one."""
+    names = {name: f"{name}-imported" if name in here["experiments"] else name for name in expected["experiments"]}
+    models = {f"{name}-imported" if name in here["models"] else name: one for name, one in expected["models"].items()}
+    return {
+        "experiments": {names[name]: one for name, one in expected["experiments"].items() if name != "Default"},
+        "models": models,
+        **{
+            kind: {key: {**one, "experiment": names[one["experiment"]]} for key, one in expected[kind].items()}
+            for kind in ("runs", "traces")
+        },
+    }
+
+
 def differences(expected: Said, found: Said) -> list[str]:
     """One line for each field that is not the same."""
     result = []

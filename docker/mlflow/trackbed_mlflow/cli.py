@@ -8,19 +8,21 @@ bucket       make sure the bucket (or artifact folder) is there; TRACKBED_S3_CRE
 schema       print {"database": revision or null, "code": revision, "state": empty|current|older|newer}
 object PATH  print the stored objects below that artifact path as JSON: [{"path": ..., "size": ...}, ...]
 known REV    print what that schema revision is to this MLflow: current, older or newer
-import KIND [--show]  read another MLflow's data from a tar stream (KIND: folder or sqlite) into the empty database,
-             or only count them; prints JSON lines: {"rows"}, {"location"} and at the end {"end"}
+import KIND [--show] [--beside|--merge]  read another MLflow's data from a tar stream (KIND: folder or sqlite) into the
+             empty database, beside what it has, or merged with it; or only count them; prints JSON lines: {"rows"},
+             {"location"} and at the end {"end"}
 make REV     make the empty tables of that revision, in an empty database
 list         print one JSON line [name, size, mark] for each object; an equal mark: the object is unchanged
 out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the active one
 pick         the same of the objects only whose names stdin has, one JSON string a line
+digests      print as JSON, for each name that stdin has (one JSON string a line), SHA-256 and size, or null without one
 in PREFIX    store the objects of such a stream from stdin below PREFIX; print as JSON what had to be renamed
 sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back from the store
 sizes        print {"TOP": [objects, bytes, bytes of the last 7 days]} of each experiment's folder
 gc AGE [--show]  remove (or only tell as JSON) what was deleted longer ago than AGE (30d), with its artifacts
 usage        print {"TOP": [objects, bytes, bytes of the last 7 days, bytes of what was deleted]} of each experiment
 indexes [--remove]  make (or remove, for good) Trackbed's own indexes beside MLflow's, while the server works
-drop PREFIX  delete everything below PREFIX
+drop PREFIX [TOP]  delete everything below PREFIX, or below the folder TOP of it
 sealed       print as JSON what is encrypted in the database and what nobody can decrypt; stdin: keys to try
 opens        print as JSON which of the keys on stdin open the object store and the database
 recheck      after an unclean stop: remove half uploads, look at what was written before it (a folder store)
@@ -47,7 +49,7 @@ from typing import NoReturn
 
 from trackbed_mlflow.errors import STOPPED, USAGE, Stop, required, say
 
-BULK = ("list", "out", "pick", "in", "sums", "sizes", "drop")
+BULK = ("list", "out", "pick", "digests", "in", "sums", "sizes", "drop")
 Words = list[str]
 
 
@@ -187,7 +189,7 @@ def transfer(command: str) -> Callable[[Words], None]:
         from trackbed_mlflow import configuration, transfer
 
         configuration.prepare(os.environ)
-        transfer.run(command, words[0] if words else "")
+        transfer.run(command, *words or [""])
 
     return run
 
@@ -204,10 +206,11 @@ def import_source(words: Words) -> None:
     from trackbed_mlflow import configuration
     from trackbed_mlflow.imports import run, staging
 
-    if words[0] not in (staging.FOLDER, staging.SQLITE) or words[1:] not in ([], ["--show"]):
+    flags = words[1:]
+    if words[0] not in (staging.FOLDER, staging.SQLITE) or not {"--show", "--beside", "--merge"}.issuperset(flags):
         raise WrongUse
     configuration.prepare(os.environ)
-    run.run(words[0], bool(words[1:]))
+    run.run(words[0], "--show" in flags, "--beside" in flags or "--merge" in flags, "--merge" in flags)
 
 
 def print_fast_path(words: Words) -> None:
@@ -247,12 +250,13 @@ COMMANDS: Mapping[str, tuple[Callable[[Words], None], tuple[int, ...]]] = {
     "out": (transfer("out"), (0, 1)),
     "pick": (transfer("pick"), (0,)),
     "in": (transfer("in"), (1,)),
+    "digests": (transfer("digests"), (0,)),
     "sums": (transfer("sums"), (0, 1)),
     "sizes": (transfer("sizes"), (0,)),
-    "drop": (transfer("drop"), (1,)),
+    "drop": (transfer("drop"), (1, 2)),
     "gc": (gc, (1, 2)),
     "usage": (usage, (0,)),
-    "import": (import_source, (1, 2)),
+    "import": (import_source, (1, 2, 3)),
     "indexes": (change_indexes, (0, 1)),
     "sealed": (sealed, (0,)),
     "opens": (opens, (0,)),

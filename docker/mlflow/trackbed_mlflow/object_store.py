@@ -29,8 +29,13 @@ def at_prefix(environment: Mapping[str, str], prefix: str) -> str:
     return f"{destination.rpartition('/')[0]}/{prefix}"
 
 
-def storage(environment: Mapping[str, str], prefix: str) -> ObjectStore:
+def storage(environment: Mapping[str, str], prefix: str, top: str = "") -> ObjectStore:
+    """The objects below a prefix ("" the active one), or below one folder of it."""
     destination = at_prefix(environment, prefix)
+    if top:
+        if "/" in top or top in (".", ".."):
+            raise Stop(USAGE, f"{top} is not a folder's name")
+        destination += f"/{top}"
     if not destination.startswith("s3://"):
         return FolderObjects(folder_of(destination))
     return S3Objects(
@@ -64,7 +69,7 @@ def fetched(store: ObjectStore, names: Iterator[str]) -> Iterator[tuple[str, int
 def _fetch(store: ObjectStore, name: str) -> tuple[str, int, BinaryIO | None]:
     try:
         size, stream = store.open(name)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return name, 0, None
     if not store.remote or size > TINY:
         return name, size, stream

@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from trackbed_mlflow import artifact_locations, durability
@@ -32,11 +33,33 @@ def objects_list(environment: Mapping[str, str]) -> None:
 
 
 def objects_picked(environment: Mapping[str, str], source: BinaryIO, target: BinaryIO) -> str:
-    """`objects_out` of the names that ``source`` has. They are all read first: who sends them reads nothing yet."""
+    """`objects_out` of the names that ``source`` has."""
+    with _names(source) as names:
+        return objects_out(environment, "", target, names)
+
+
+@contextmanager
+def _names(source: BinaryIO) -> Iterator[Iterator[str]]:
+    """The names that ``source`` has. They are all read first: who sends them reads nothing yet."""
     with tempfile.TemporaryFile() as spool:
         shutil.copyfileobj(source, spool, CHUNK)
         spool.seek(0)
-        return objects_out(environment, "", target, (str(json.loads(line)) for line in spool))
+        yield (str(json.loads(line)) for line in spool)
+
+
+def objects_digests(environment: Mapping[str, str], source: BinaryIO) -> None:
+    """Print `[SHA-256, size]` of each object that ``source`` names, in its order, or `null` where there is none."""
+    with _names(source) as names:
+        for _, size, stream in fetched(storage(environment, ""), names):
+            print(json.dumps(None if stream is None else [_sha256(stream), size]))
+
+
+def _sha256(stream: BinaryIO) -> str:
+    sha = hashlib.sha256()
+    while content := stream.read(CHUNK):
+        sha.update(content)
+    stream.close()
+    return sha.hexdigest()
 
 
 def objects_out(
@@ -107,11 +130,7 @@ def objects_sums(environment: Mapping[str, str], prefix: str) -> None:
     for name, size, stream in fetched(store, (name for name, _ in store.names())):
         if stream is None:
             raise Stop(FAILED, f"{name} was deleted meanwhile")
-        sha = hashlib.sha256()
-        while content := stream.read(CHUNK):
-            sha.update(content)
-        stream.close()
-        print(sha.hexdigest(), size, json.dumps(name))
+        print(_sha256(stream), size, json.dumps(name))
 
 
 def sizes(environment: Mapping[str, str], now: float) -> dict[str, list[int]]:
@@ -125,21 +144,23 @@ def sizes(environment: Mapping[str, str], now: float) -> dict[str, list[int]]:
     return result
 
 
-def run(command: str, prefix: str) -> None:
-    """One of the entry's commands for all objects."""
+def run(command: str, prefix: str, top: str = "") -> None:
+    """One of the entry's commands for all objects; ``top``: for those of one folder."""
     try:
-        _run(command, prefix)
+        _run(command, prefix, top)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise Stop(FAILED, f"{command}: {error}") from None
 
 
-def _run(command: str, prefix: str) -> None:
+def _run(command: str, prefix: str, top: str) -> None:
     if command == "out":
         say(objects_out(os.environ, prefix, sys.stdout.buffer))
     elif command == "list":
         objects_list(os.environ)
     elif command == "pick":
         say(objects_picked(os.environ, sys.stdin.buffer, sys.stdout.buffer))
+    elif command == "digests":
+        objects_digests(os.environ, sys.stdin.buffer)
     elif command == "in":
         say(objects_in(os.environ, prefix, sys.stdin.buffer))
     elif command == "sums":
@@ -147,4 +168,4 @@ def _run(command: str, prefix: str) -> None:
     elif command == "sizes":
         print(json.dumps(sizes(os.environ, time.time())))
     else:
-        say(f"{storage(os.environ, prefix).drop()} objects removed")
+        say(f"{storage(os.environ, prefix, top).drop()} objects removed")

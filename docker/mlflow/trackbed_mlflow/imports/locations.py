@@ -36,6 +36,7 @@ INSERT INTO trackbed_locations SELECT 'trace', i.request_id, i.experiment_id, t.
     old(i.experiment_id) || '/traces/' || i.request_id || '/artifacts', 0
     FROM trace_tags t JOIN trace_info i USING (request_id) WHERE t.key = 'mlflow.artifactLocation';
 CREATE INDEX trackbed_places ON trackbed_locations (place);
+CREATE TABLE IF NOT EXISTS trackbed_known (kind TEXT, id TEXT, PRIMARY KEY (kind, id));
 """
 REWRITTEN = f"""
 UPDATE experiments SET artifact_location = '{OWN}' || experiment_id;
@@ -47,7 +48,8 @@ UPDATE trace_tags SET value = '{OWN}' || (SELECT target FROM trackbed_locations 
 VERSIONS = "SELECT rowid, name, version, source, storage_location FROM model_versions"
 LISTED = """
 SELECT l.kind, l.id, CASE l.kind WHEN 'run' THEN r.name WHEN 'model' THEN m.name ELSE '' END, e.name, l.uri, l.place,
-    l.target, l.inside, l.needed FROM trackbed_locations l LEFT JOIN experiments e ON e.experiment_id = l.experiment
+    l.target, l.inside, l.needed, EXISTS (SELECT 1 FROM trackbed_known k WHERE k.kind = l.kind AND k.id = l.id)
+    FROM trackbed_locations l LEFT JOIN experiments e ON e.experiment_id = l.experiment
     LEFT JOIN runs r ON l.kind = 'run' AND r.run_uuid = l.id
     LEFT JOIN logged_models m ON l.kind = 'model' AND m.model_id = l.id ORDER BY l.experiment, l.kind, l.id
 """
@@ -58,7 +60,7 @@ class Location:
     """A folder of artifacts: whose it is, where it is in the source, and its path in this project's space.
 
     ``place``: ``uri`` with a local one as a path; ``inside``: where a file store itself would keep it, below its
-    folder; ``needed``: there are artifacts for sure.
+    folder; ``needed``: there are artifacts for sure; ``known``: the project has the run, model or trace already.
     """
 
     kind: str
@@ -70,6 +72,7 @@ class Location:
     target: str
     inside: str
     needed: bool
+    known: bool
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,9 +86,12 @@ def plain(uri: str | None) -> str:
     return text.rstrip("/")
 
 
-def rewrite(connection: sqlite3.Connection) -> list[str]:
-    """Give every row its new location; `locations` lists both. Gives what to tell, in lines."""
-    numbers = _numbers(connection)
+def rewrite(connection: sqlite3.Connection, given: dict[int, int] | None = None) -> list[str]:
+    """Give every row its new location; `locations` lists both. Gives what to tell, in lines.
+
+    ``given``: the new ids of experiments, where they are known.
+    """
+    numbers = {old: new for old, new in given.items() if old != new} if given is not None else _numbers(connection)
     back = {new: old for old, new in numbers.items()}
     connection.create_function("plain", 1, plain, deterministic=True)
     connection.create_function("old", 1, lambda number: back.get(number, number), deterministic=True)
@@ -94,15 +100,15 @@ def rewrite(connection: sqlite3.Connection) -> list[str]:
     _move_versions(connection)
     connection.executescript(REWRITTEN)
     connection.commit()
-    if not numbers:
+    if not numbers or given is not None:
         return []
     return [f"experiments with a new id, because PostgreSQL cannot hold theirs: {len(numbers)} (tag {ORIGINAL})"]
 
 
 def locations(connection: sqlite3.Connection) -> Iterator[Location]:
     for row in connection.execute(LISTED):
-        kind, identity, name, experiment, uri, place, target, inside = (str(word or "") for word in row[:-1])
-        yield Location(kind, identity, name, experiment, uri, place, target, inside, bool(row[-1]))
+        kind, identity, name, experiment, uri, place, target, inside = (str(word or "") for word in row[:-2])
+        yield Location(kind, identity, name, experiment, uri, place, target, inside, bool(row[-2]), bool(row[-1]))
 
 
 def _numbers(connection: sqlite3.Connection) -> dict[int, int]:
@@ -116,15 +122,15 @@ def _renumber(connection: sqlite3.Connection, numbers: dict[int, int]) -> None:
     tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     for table in tables:
         if "experiment_id" in (row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')):
-            connection.executemany(
-                f'UPDATE "{table}" SET experiment_id = ? WHERE experiment_id = ?',
-                [(new, old) for old, new in numbers.items()],
-            )
-    connection.executemany(
-        "UPDATE entity_associations SET destination_id = ? WHERE destination_type = 'experiment' AND "
-        "destination_id = ?",
-        [(str(new), str(old)) for old, new in numbers.items()],
+            statement = f'UPDATE "{table}" SET experiment_id = ? WHERE experiment_id = ?'
+            # in two steps, because a number may be an old and a new one
+            connection.executemany(statement, [(-new - 1, old) for old, new in numbers.items()])
+            connection.executemany(statement, [(new, -new - 1) for new in numbers.values()])
+    statement = (
+        "UPDATE entity_associations SET destination_id = ? WHERE destination_type = 'experiment' AND destination_id = ?"
     )
+    connection.executemany(statement, [(f"-{new}", str(old)) for old, new in numbers.items()])
+    connection.executemany(statement, [(str(new), f"-{new}") for new in numbers.values()])
     connection.executemany(
         "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?)",
         [(ORIGINAL, str(old), new) for old, new in numbers.items()],
