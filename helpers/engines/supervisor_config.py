@@ -10,6 +10,7 @@ from pathlib import Path
 
 from helpers.errors import TrackbedError
 
+TRIES = 1000  # failed starts in a row, five days of them, before supervisord gives up
 MARK = "TRACKBED_INSTANCE_OF_PROCESS"  # a variable of everything that runs for a project
 
 
@@ -87,7 +88,8 @@ def _block(program: Program, logs: str, instance: str) -> str:
         f"directory={_escaped(program.folder)}\n"
         f"environment={environment}\n"
         f"autostart=true\nautorestart={restart}\nexitcodes={codes}\n"
-        f"startsecs={program.start_seconds}\nstartretries=3\n"
+        # as Docker and Kubernetes do: each failed start makes the pause before the next one a second longer
+        f"startsecs={program.start_seconds}\nstartretries={TRIES}\n"
         f"stopsignal={program.stop_signal}\nstopwaitsecs={program.stop_seconds}\n"
         f"stopasgroup={str(program.group).lower()}\nkillasgroup=true\n"
         f"redirect_stderr=true\nstdout_logfile={twice}/{program.name}.log\n"

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import Retry
+import tenacity
 
 from tests.conftest import PATIENCE, Clone
 
@@ -116,17 +115,26 @@ class Writers:
                 process.kill()
 
 
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(requests.RequestException)
+    | tenacity.retry_if_result(lambda answer: answer.status_code in (502, 503, 504)),
+    wait=tenacity.wait_exponential(0.2, max=10),
+    stop=tenacity.stop_after_delay(PATIENCE),
+)
+def get(web: requests.Session, url: str, **params: str) -> requests.Response:
+    """An answer with all of its body: the workers of a killed server are ended by the next one while they send."""
+    return web.get(url, params=params, timeout=60)
+
+
 def lost(url: str, writes: list[Write]) -> list[str]:
     """What was acknowledged and is not there, row for row and byte for byte. ``url`` of the tracking server."""
     base, missing = f"{url}/api/2.0", []
     web = requests.Session()
-    # workers that outlived a killed server are ended by the next one, in the middle of an answer
-    web.mount("http://", HTTPAdapter(max_retries=Retry(total=8, backoff_factor=0.2, status_forcelist=(502, 503, 504))))
     by_run: dict[str, list[Write]] = {}
     for write in writes:
         by_run.setdefault(write["run"], []).append(write)
     for run, expected in by_run.items():
-        answer = web.get(f"{base}/mlflow/runs/get", params={"run_id": run}, timeout=60)
+        answer = get(web, f"{base}/mlflow/runs/get", run_id=run)
         if answer.status_code == 404:
             missing += [f"{write['kind']} {write}" for write in expected]
             continue
@@ -134,7 +142,7 @@ def lost(url: str, writes: list[Write]) -> list[str]:
         result = answer.json()["run"]
         root = result["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
         params = {p["key"]: p["value"] for p in result["data"].get("params", [])}
-        history = web.get(f"{base}/mlflow/metrics/get-history", params={"run_id": run, "metric_key": "m"}, timeout=60)
+        history = get(web, f"{base}/mlflow/metrics/get-history", run_id=run, metric_key="m")
         rows = {(int(m.get("step", 0)), m["value"]) for m in history.json().get("metrics", [])}
         for write in expected:
             if write["kind"] == "metric" and (write["step"], write["value"]) not in rows:
@@ -142,7 +150,7 @@ def lost(url: str, writes: list[Write]) -> list[str]:
             elif write["kind"] == "param" and params.get(write["key"]) != write["value"]:
                 missing.append(f"param {write}")
             elif write["kind"] == "artifact":
-                content = web.get(f"{base}/mlflow-artifacts/artifacts/{root}/{write['path']}", timeout=60)
+                content = get(web, f"{base}/mlflow-artifacts/artifacts/{root}/{write['path']}")
                 if content.status_code != 200 or hashlib.sha256(content.content).hexdigest() != write["sha"]:
                     missing.append(f"artifact {write} ({content.status_code})")
     return missing

@@ -20,11 +20,12 @@ from supervisor.options import ServerOptions
 from helpers import process_table
 from helpers.checks import doctor
 from helpers.engines import supervisor_config
-from helpers.engines.base import JUPYTER, MLFLOW, State
+from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, State
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.supervisor import STATES, Process, Supervisor
 from helpers.engines.supervisor_config import MARK, Program
-from helpers.errors import TrackbedError
+from helpers.errors import ServiceFailed, TrackbedError
+from helpers.services import ExecResult
 from tests.unit import disguise
 from tests.unit.fakes import Silent, project
 
@@ -127,6 +128,7 @@ def test_how_a_program_is_kept_alive_and_stopped(tmp_path: Path) -> None:
     database, server = result["postgres"], result["mlflow"]
     assert (database.stopsignal, database.stopwaitsecs, database.startsecs) == (signal.SIGINT, 30, 2)
     assert (database.stopasgroup, database.killasgroup) == (False, True)
+    assert database.startretries == server.startretries == 1000, "what fails for a minute comes back by itself"
     assert database.autorestart is not server.autorestart
     assert (server.exitcodes, server.stopasgroup) == ([78], True)
     assert server.redirect_stderr and server.autostart
@@ -367,3 +369,35 @@ def test_a_port_that_the_notebooks_account_holds_without_a_mark_is_ours(
         taken = doctor.check_ports(engine.settings, planned, engine.services())
     assert bool(taken) is not ours
     assert {service.state for service in engine.services()} == {State.MISSING}
+
+
+@pytest.mark.parametrize(
+    ("starts", "looks"),
+    [
+        ([100, 100, 100, 101, 101, 103], 6),
+        ([100, 100, 0, 0, 101, 0, 103], 7),  # it runs in between, for a moment
+    ],
+)
+def test_a_database_that_fails_three_times_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: list[int], looks: int
+) -> None:
+    """supervisord would try on for days; `up` says why after the third time. ``starts``: when it failed, 0: it runs."""
+    engine = EmbeddedEngine(project(tmp_path, engine="embedded"))
+    database, seen = engine.database, iter(starts)
+
+    def states() -> dict[str, Process]:
+        at = next(seen)
+        return {POSTGRES: Process(State.RESTARTING if at else State.RUNNING, 0 if at else 7, 1, "", at, "")}
+
+    asked: list[tuple[str, ...]] = []
+
+    def run(_: str, argv: tuple[str, ...]) -> ExecResult:
+        asked.append(argv)
+        return ExecResult(2, "no response", "")
+
+    monkeypatch.setattr(database.processes.supervisor, "states", states)
+    monkeypatch.setattr(database.commands, "run", run)
+    monkeypatch.setattr(database.processes, "logs", lambda *_: ["FATAL:  could not access status of transaction 0"])
+    with pytest.raises(ServiceFailed, match="PostgreSQL does not answer: no response"):
+        database.ensure_roles(Silent())
+    assert len(asked) == looks

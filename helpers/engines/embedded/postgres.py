@@ -20,6 +20,7 @@ from helpers.project.state import sync_folder
 from helpers.service_accounts import DATABASE
 from helpers.services import MLFLOW, POSTGRES, ExecResult, ProgressReporter, State
 
+FAILED_STARTS = 3  # after which it is not waited for any longer
 LEFT_SECONDS = 10.0  # in which what a killed PostgreSQL leaves behind ends by itself
 
 
@@ -148,12 +149,15 @@ class Database(EmbeddedComponent):
         """PostgreSQL takes connections. Bounded; raises ServiceFailed when it has ended."""
         ready = ("pg_isready", "-t", "3", "-U", database_settings.ADMIN, "-d", database_roles.MAINTENANCE)
         answer = ExecResult(1, "", "")
+        failed: set[int] = set()  # starts; supervisord itself goes on trying
 
         def answers_or_has_ended() -> bool:
             nonlocal answer
             answer = self.commands.run(POSTGRES, ready)
             process = self.processes.supervisor.states().get(POSTGRES)
-            return answer.code == 0 or process is None or process.state is State.EXITED
+            if process and process.state is State.RESTARTING:
+                failed.add(process.started)
+            return answer.code == 0 or process is None or process.state is State.EXITED or len(failed) >= FAILED_STARTS
 
         waiting.until(answers_or_has_ended, min(60, self.settings.ready_timeout), 0.1)
         if answer.code == 0:
