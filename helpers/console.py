@@ -5,6 +5,7 @@ What is printed may hold names and words of others: nothing of it reaches the te
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -193,6 +194,16 @@ def confirm(question: str) -> bool:
     sys.stderr.write(f"{visible(question)} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def can_ask() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty()
+
+
+def ask_secret(question: str) -> str:
+    """What the user types on the terminal, which does not show it."""
+    return getpass.getpass(visible(question), sys.stderr)
 
 
 def _bar(name: str, done: int, whole: int, note: str) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from helpers import console
 from helpers.cli import options
 from helpers.errors import TrackbedError
-from helpers.imports import importing, sources
+from helpers.imports import databases, importing, sources
+from helpers.imports.databases import Server
 from helpers.imports.importing import NAMED, WHERE, Imported
 from helpers.plurals import counted
 from helpers.settings.flags import Flags
@@ -36,6 +39,8 @@ def import_source(
     options.refuse(dry_run and skip_missing, "--skip-missing", "with --dry-run, which imports nothing")
     source = sources.source(text)
     project = options.load(given)
+    if source.server:
+        source = replace(source, server=_answering(source.server))
     with console.Progress() as progress:
         if dry_run:
             result = importing.look(project, source, artifacts, merge, progress, progress.notice)
@@ -56,6 +61,16 @@ def import_source(
             if new
             else "this project has all of the source already; every artifact was read back"
         )
+
+
+def _answering(server: Server) -> Server:
+    """The source, which answers and lets Trackbed in: looked at before anything is started."""
+    if server.password:
+        console.notice(
+            f"the password in the address shows in this machine's list of processes; {databases.HIDDEN[server.scheme]} "
+            "keeps it out of there"
+        )
+    return databases.checked(server, console.ask_secret if console.can_ask() else None)
 
 
 def _show(result: Imported) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from helpers.errors import SettingError, TrackbedError
 from helpers.imports import sources
+from helpers.imports.databases import Block
 from helpers.imports.sources import File, Source
 
 BESIDE = ("mlruns", "mlartifacts")  # what MLflow makes beside its database
@@ -66,7 +67,7 @@ class Survey:
 class Content:
     """A file's content, exactly as long as it was when it was opened; knows its SHA-256 at the end."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File | Block) -> None:
         self._file, self._left, self._sha = file, file.size, hashlib.sha256()
 
     def read(self, count: int = -1) -> bytes:
@@ -84,7 +85,7 @@ class Content:
         return self._sha.hexdigest()
 
     @classmethod
-    def of(cls, file: File) -> IO[bytes]:
+    def of(cls, file: File | Block) -> IO[bytes]:
         return cast("IO[bytes]", cls(file))
 
 
@@ -159,6 +160,8 @@ class Places:
         return self._beside(place)
 
     def _beside(self, place: str) -> list[tuple[Path, str]]:
+        if self._source.server:
+            return []  # its paths are of another machine
         root = self._source.root
         if self._source.kind == sources.FOLDER:
             root = root.parent

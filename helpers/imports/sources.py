@@ -1,7 +1,7 @@
-"""What `invoke import` can be given: a file store's folder or an SQLite file, only read, and by descriptors.
+"""What `invoke import` can be given: a file store's folder, an SQLite file or a database on a server; only read.
 
-A source may lie where somebody else writes, as in the notebook's workspace: no link in it is followed, and nothing is
-read outside of the folders that were named.
+Files are read by descriptors. They may lie where somebody else writes, as in the notebook's workspace: no link among
+them is followed, and nothing is read outside of the folders that were named.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from typing import IO
 
 from helpers import safe_files
 from helpers.errors import SettingError, TrackbedError
+from helpers.imports import databases
+from helpers.imports.databases import Block, Server
 
-FOLDER, SQLITE = "folder", "sqlite"  # as the MLflow service's program calls them
+FOLDER, SQLITE, ROWS = "folder", "sqlite", "rows"  # as the MLflow service's program calls them
+NOWHERE = Path(os.devnull)  # the path of what has none
 TRASH, MODELS, ARTIFACTS = ".trash", "models", "artifacts"
 Skip = Callable[[str], bool]
 OWN = ("tags", "datasets", "traces", MODELS)  # folders of an experiment that are no runs
@@ -36,25 +39,31 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """What is imported. ``path``: the file store's folder or the database's file; ``root``: the folder of it."""
+    """What is imported. ``path``: the file store's folder or the database's file; ``root``: the folder of it.
+
+    ``server``: a database's address instead.
+    """
 
     kind: str
     path: Path
+    server: Server | None = None
 
     @property
     def root(self) -> Path:
         return self.path if self.kind == FOLDER else self.path.parent
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.server or self.path)
 
 
 def source(text: str) -> Source:
     """The source that ``text`` names. Raises SettingError for one that is none, or that is not read yet."""
-    if re.match(r"(postgresql|mysql|mssql|mariadb)(\+\w+)?:", text):
+    if databases.SCHEME.match(text):
+        return Source(ROWS, NOWHERE, databases.server(text))
+    if re.match(r"(mssql|oracle)(\+\w+)?:", text):
         raise SettingError(
-            f"{text.partition(':')[0]}: a database on a server is not imported yet. Copy it into an SQLite file, or "
-            "name the folder `mlruns`."
+            f"{text.partition(':')[0]}: of databases on a server, PostgreSQL's and MySQL's are imported. Copy this one "
+            "into an SQLite file."
         )
     if re.match(r"https?:", text):
         raise SettingError(
@@ -77,7 +86,9 @@ def source(text: str) -> Source:
         raise SettingError(
             f"{path} is no SQLite database. `invoke restore {path}` restores a backup of Trackbed's into its place."
         )
-    raise SettingError(f"{path}: there is no such file or folder. Name a folder `mlruns`, or an SQLite file.")
+    raise SettingError(
+        f"{path}: there is no such file or folder. Name a folder `mlruns`, an SQLite file or a database's address."
+    )
 
 
 def _store(path: Path) -> Path:
@@ -136,11 +147,14 @@ def _walk(folder: int, skip: Skip, left: list[str], path: str, depth: int) -> It
                 yield from _walk(handle, skip, left, inner, depth + 1)
 
 
-def files(chosen: Source, left: list[str]) -> Iterator[File]:
+def files(chosen: Source, left: list[str]) -> Iterator[File | Block]:
     """What the MLflow service has to read, without artifacts; ``left`` gets what could not be opened.
 
     A file store comes with all of an experiment together, and in it all of a run together.
     """
+    if chosen.server:
+        yield from databases.files(chosen.server)
+        return
     with readable(chosen):
         yield from (_store_files if chosen.kind == FOLDER else _database_files)(chosen, left)
 

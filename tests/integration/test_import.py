@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone, docker_answers
-from tests.integration import imported
+from tests.integration import imported, source_servers
 from tests.integration.snapshot import Server
 
 pytestmark = pytest.mark.transfer
@@ -101,3 +101,29 @@ def _beside(clone: Clone, server: Server, folder: Path, before: imported.Said) -
         kind: {**before[kind], **imported.beside(imported.plain(expected["sqlite"]), before)[kind]} for kind in found
     }
     assert imported.differences(both, found) == []
+
+
+SERVERS = imported.VERSIONS if EVERY else ("2.9",)
+
+
+@pytest.mark.parametrize("version", SERVERS)
+def test_the_database_of_a_server_arrives(clone_factory: Callable[..., Clone], tmp_path: Path, version: str) -> None:
+    """Read by a user who may only read; whoever looks at what Trackbed says finds no password in it."""
+    source, expected = imported.unpack(version, tmp_path)
+    clone = clone_factory("embedded")
+    clone.up()
+    with source_servers.postgresql(clone, source / "mlflow.db") as server:
+        user, password = source_servers.USER, source_servers.PASSWORD
+        words = [f"postgresql+psycopg2://{user}@/source?host={server.folder}"]
+        words.append(f"--artifacts={imported.MADE}/{version}={source}")
+        before = source_servers.content(server)
+        refused = clone.invoke("import", *words, "--dry-run", PGPASSWORD="wrong")
+        assert refused.returncode == 1 and "PGPASSWORD" in refused.stderr, refused.stderr
+        shown = clone.invoke("import", *words, "--dry-run", PGPASSWORD=password)
+        assert shown.returncode == 0 and "nothing was changed" in shown.stderr, shown.stderr
+        done = clone.invoke("import", *words, PGPASSWORD=password)
+        assert done.returncode == 0 and "every row was read back" in done.stderr, done.stderr
+        assert done.stdout == shown.stdout
+        assert source_servers.content(server) == before, "the source was changed"
+        assert password not in f"{refused.stderr}{shown.stderr}{done.stderr}"
+    assert imported.differences(imported.plain(expected["sqlite"]), imported.said(Server(clone.url("mlflow")))) == []

@@ -77,8 +77,7 @@ def test_what_is_no_plain_file_is_named_and_not_followed(store: Path, tmp_path: 
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("postgresql://u:secret@h/db", "postgresql: a database on a server is not imported yet"),
-        ("mysql+pymysql://h/db", "a database on a server"),
+        ("mssql+pyodbc://u:secret@h/db", "of databases on a server, PostgreSQL's and MySQL's are imported"),
         ("https://mlflow.example.org", "A running server is not imported"),
         ("sqlite://relative.db", "an SQLite file is named as in"),
         ("/nonexistent/mlruns", "there is no such file or folder"),
@@ -146,6 +145,13 @@ def test_beside_a_database_only_mlflows_own_folders_are_read(tmp_path: Path) -> 
     outside = (f"{tmp_path}/.ssh", f"{tmp_path}/mlruns/../.ssh", "./.ssh", "/etc", "s3://bucket/xy", "mlruns/../.ssh")
     refused = found.survey([run(uri) for uri in outside])
     assert not refused.folders and len(refused.missing) == len(outside)
+
+
+def test_beside_a_servers_database_nothing_is_read_that_was_not_named(tmp_path: Path) -> None:
+    put(tmp_path, "1/a")
+    source = sources.source("postgresql://u@h/db")
+    read = Places(source, [f"/srv={tmp_path}"]).survey([run("./mlruns/1"), run("mlflow-artifacts:/1"), run("/srv/1")])
+    assert [folder.path for folder in read.folders] == ["1"] and len(read.missing) == 2
 
 
 def test_a_mapping_names_a_folder_that_is_there(tmp_path: Path) -> None:

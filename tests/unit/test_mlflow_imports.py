@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import sqlite3
 import tarfile
 from pathlib import Path
 
 import pytest
-from trackbed_mlflow import errors
-from trackbed_mlflow.imports import file_store, locations, rows, staging
+from trackbed_mlflow import errors, schema
+from trackbed_mlflow.imports import file_store, locations, rows, server_rows, staging
 
 from tests.unit.fakes import trackbed_mlflow
 
@@ -143,6 +144,75 @@ def test_sums_know_rows_in_any_order_and_each_type() -> None:
     assert one.text != other.text
 
 
-@pytest.mark.parametrize("words", [("import",), ("import", "mysql"), ("import", "folder", "--all")])
+@pytest.mark.parametrize("words", [("import",), ("import", "other"), ("import", "folder", "--all")])
 def test_wrong_words_of_the_program(words: tuple[str, ...]) -> None:
     assert trackbed_mlflow(*words).returncode == errors.USAGE
+
+
+def blocks(about: dict[str, object], *rows: tuple[str, list[str], list[list[object]]]) -> io.BytesIO:
+    """A stream as helpers/imports/databases.py writes it."""
+    stream = io.BytesIO()
+    files = [("about.json", about)]
+    files += [
+        (f"rows/{table}/{place}", {"columns": names, "rows": ones}) for place, (table, names, ones) in enumerate(rows)
+    ]
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, content in [
+            *((f"o/{name}", json.dumps(content).encode()) for name, content in files),
+            ("end", b"{}"),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    stream.seek(0)
+    return stream
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> server_rows.ServerRows:
+    """Whose tables MLflow's migrations would make: here they are fewer."""
+
+    def make(uri: str, revision: str) -> None:
+        with sqlite3.connect(tmp_path / "rows.db") as connection:
+            connection.executescript(TABLES + "CREATE TABLE spans (content BLOB, attributes JSON);")
+            connection.execute("INSERT INTO experiments VALUES (0, 'of a migration', '')")
+
+    monkeypatch.setattr(schema, "make", make)
+    monkeypatch.setattr(schema, "known", lambda revision: "newer" if revision == "future" else "older")
+    return server_rows.ServerRows(tmp_path / "rows.db")
+
+
+def test_rows_of_a_server_are_there_as_they_were(server: server_rows.ServerRows, tmp_path: Path) -> None:
+    counts = {"experiments": 2, "spans": 2, "runs": 0, "later": 0}
+    server.read(
+        blocks(
+            {"revision": "r", "counts": counts, "foreign": ["users"]},
+            ("experiments", ["experiment_id", "name", "mine"], [[1, "ü\u0000", "x"]]),
+            ("experiments", ["experiment_id", "name", "mine"], [[2, None, None]]),
+            ("spans", ["content", "attributes"], [[["AP8="], "5"], [None, '{"a": 1.5}']]),
+        )
+    )
+    with sqlite3.connect(tmp_path / "rows.db") as connection:
+        assert connection.execute("SELECT experiment_id, name FROM experiments").fetchall() == [(1, "ü\0"), (2, None)]
+        assert connection.execute("SELECT content FROM spans").fetchall() == [(b"\0\xff",), (None,)]
+    assert server.revision == "r"
+    assert server.remarks == [
+        "left out, because they are no tables of MLflow's own: later, users",
+        "left out, because it is not MLflow's own: mine of table experiments",
+    ]
+
+
+@pytest.mark.parametrize(
+    "about, rows, words",
+    [
+        ({"revision": "r", "counts": {"runs": 2}, "foreign": []}, [["a"]], "has 2 rows in the source, and 1 came"),
+        ({"revision": "r", "counts": {"runs": 2}, "foreign": []}, [["a"], ["a"]], "does not take the source's rows"),
+        ({"revision": "r", "counts": {}, "foreign": []}, [["a"]], "does not belong to a database's rows"),
+        ({"revision": "future", "counts": {}, "foreign": []}, [], "of a newer MLflow"),
+    ],
+)
+def test_rows_that_are_not_those_of_the_source_are_refused(
+    server: server_rows.ServerRows, about: dict[str, object], rows: list[list[object]], words: str
+) -> None:
+    with pytest.raises(errors.Stop, match=words):
+        server.read(blocks(about, ("runs", ["run_uuid"], rows)))

@@ -14,8 +14,9 @@ from typing import BinaryIO
 from trackbed_mlflow import schema
 from trackbed_mlflow.errors import FAILED, Stop
 from trackbed_mlflow.imports.file_store import FileStore, files
+from trackbed_mlflow.imports.server_rows import ServerRows
 
-FOLDER, SQLITE = "folder", "sqlite"
+KINDS = FOLDER, SQLITE, ROWS = "folder", "sqlite", "rows"
 # what SQLite may need of a database that was not closed
 PARTS = ("source.db", "source.db-wal", "source.db-journal")
 
@@ -34,7 +35,7 @@ def staged(kind: str, stream: BinaryIO) -> Iterator[Staged]:
     """Read a source of that kind from a tar stream."""
     with tempfile.TemporaryDirectory(prefix="tmp-import-") as name:
         folder = Path(name)
-        result = _read_folder(folder, stream) if kind == FOLDER else _read_sqlite(folder, stream)
+        result = {FOLDER: _read_folder, SQLITE: _read_sqlite, ROWS: _read_rows}[kind](folder, stream)
         result.remarks += _drop_orphans(result.path)
         yield result
 
@@ -79,12 +80,24 @@ def _read_sqlite(folder: Path, stream: BinaryIO) -> Staged:
     revision, _ = schema.read_database(uri)
     if revision is None:
         raise Stop(FAILED, "the database is not MLflow's: it has no revision of MLflow's schema")
+    _make_current(uri, revision)
+    return Staged(path)
+
+
+def _read_rows(folder: Path, stream: BinaryIO) -> Staged:
+    path = folder / PARTS[0]
+    read = ServerRows(path)
+    read.read(stream)
+    _make_current(f"sqlite:///{path}", read.revision)
+    return Staged(path, read.remarks)
+
+
+def _make_current(uri: str, revision: str) -> None:
     state = schema.known(revision)
     if state == "newer":
         raise Stop(FAILED, f"the database has the schema {revision} of a newer MLflow than this project's")
     if state == "older":
         _upgrade(uri)
-    return Staged(path)
 
 
 def _check(path: Path) -> None:
