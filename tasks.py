@@ -281,8 +281,8 @@ def restore(
     help={
         "source": "Folder `mlruns` of another MLflow, its SQLite file (a path, or sqlite:///PATH), or its database "
         "(postgresql://USER@HOST/DATABASE or mysql://...); it is only read",
-        "artifacts": "OLD=NEW: artifacts whose location begins with OLD are in the folder NEW; may be given several "
-        "times",
+        "artifacts": "OLD=NEW: artifacts whose location begins with OLD are in the folder or s3://BUCKET/PREFIX NEW; "
+        "s3://BUCKET/PREFIX alone is read where it is; may be given several times",
         "dry_run": "Count what would come, with its size and about how long it takes; change nothing",
         "skip_missing": "Import the rest where artifacts cannot be read, and list what is missing",
         "merge": "Where this project has an experiment, model or prompt of the same name, put the source's into it; "

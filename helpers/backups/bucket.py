@@ -21,15 +21,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Access:
-    """How to reach an S3 store. ``endpoint`` "": AWS."""
+    """How to reach an S3 store. ``endpoint`` "": AWS. ``names``: what its settings' names begin with."""
 
     endpoint: str
     region: str
     key: str
     secret: str
+    names: str = "BACKUP_S3"
 
     def __repr__(self) -> str:
         return f"Access({self.endpoint!r})"  # never the keys
+
+
+class NoBucket(TrackbedError):
+    """There is no such bucket."""
+
+
+class Changed(TrackbedError):
+    """A blob has another content than it had."""
 
 
 class Bucket:
@@ -86,11 +95,15 @@ class Bucket:
             if code in ("NoSuchKey", "404"):
                 raise Missing from None
             if code == "NoSuchBucket":
-                raise TrackbedError(
+                raise NoBucket(
                     f"{self}: there is no bucket {self.bucket}", "make it at that store, or name another"
                 ) from None
+            if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
+                raise Changed(
+                    f"{self}: an object was changed while it was read", "stop what writes there, then try again"
+                ) from None
             hint = (
-                "BACKUP_S3_ENDPOINT, _REGION, _ACCESS_KEY and _SECRET_KEY belong to that store?"
+                f"{self._access.names}_ENDPOINT, _REGION, _ACCESS_KEY and _SECRET_KEY belong to that store?"
                 if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403")
                 else "run it again"
             )
@@ -99,7 +112,7 @@ class Bucket:
         except (exceptions.BotoCoreError, OSError) as error:
             raise TrackbedError(
                 f"{self}: {' '.join(str(error).split())}",
-                "does BACKUP_S3_ENDPOINT answer? Then run the same command again: it goes on with what is there",
+                f"does {self._access.names}_ENDPOINT answer? Then run the same command again: it goes on from there",
             ) from None
 
     def begin(self) -> None:
@@ -111,27 +124,40 @@ class Bucket:
 
     def listed(self, below: str, after: str = "") -> Iterator[Blob]:
         more: dict[str, str] = {"StartAfter": self.root + after} if after else {}
+        for item in self.items(below, more):
+            yield Blob(item["Key"].removeprefix(self.root), item["Size"], item["LastModified"].timestamp())
+
+    def items(self, below: str, more: dict[str, str]) -> Iterator[dict[str, Any]]:
+        """Every object below a path, as the store lists it; ``more``: words of the first request."""
         while True:
             page = self._ask(
                 lambda m=more: self._client.list_objects_v2(  # type: ignore[misc]
                     Bucket=self.bucket, Prefix=self.root + below, **m
                 )
             )
-            for item in page.get("Contents", ()):
-                yield Blob(item["Key"].removeprefix(self.root), item["Size"], item["LastModified"].timestamp())
+            yield from page.get("Contents", ())
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def read(self, path: str, most: int) -> bytes:
+        return self._get(path, most)[0]
+
+    def part(self, path: str, start: int, count: int, mark: str) -> tuple[bytes, str]:
+        """So many bytes of a blob, and its mark. Raises Changed where the blob has another than ``mark`` by now."""
+        words = {"Range": f"bytes={start}-{start + count - 1}", **({"IfMatch": mark} if mark else {})}
+        return self._get(path, count, **words)
+
+    def _get(self, path: str, most: int, **words: str) -> tuple[bytes, str]:
         from botocore import exceptions
 
-        def get() -> bytes:
+        def get() -> tuple[bytes, str]:
             for left in reversed(range(ATTEMPTS)):
-                answer = self._client.get_object(Bucket=self.bucket, Key=self.root + path)
+                answer = self._client.get_object(Bucket=self.bucket, Key=self.root + path, **words)
                 body = answer["Body"]
                 try:  # only a read to the end notices one that came too early
-                    return bytes(body.read() if answer["ContentLength"] <= most else body.read(most + 1))
+                    content = body.read() if answer["ContentLength"] <= most else body.read(most + 1)
+                    return bytes(content), str(answer.get("ETag", ""))
                 except (exceptions.HTTPClientError, exceptions.IncompleteReadError):
                     if not left:  # boto3 repeats a request, but not an answer that ends in the middle
                         raise

@@ -17,6 +17,7 @@ from helpers.project.state import make_folder
 from helpers.settings import Settings
 
 Source = Path | Snapshot
+ACCESS = ("ENDPOINT", "REGION", "ACCESS_KEY", "SECRET_KEY")  # settings of a store, as Access has them
 
 
 def archive_path(settings: Settings, why: str = "") -> Path:
@@ -28,7 +29,7 @@ def archive_path(settings: Settings, why: str = "") -> Path:
 def target(settings: Settings, to: str) -> Path | BlobStore:
     """A file to write, or the repository that ``to`` names. "": a file in the state folder's backups."""
     if to.startswith("s3:"):
-        return _bucket(settings, to)
+        return bucket(settings, to)
     if not to:
         return archive_path(settings)
     path = Path(to).expanduser().absolute()
@@ -48,7 +49,7 @@ def target(settings: Settings, to: str) -> Path | BlobStore:
 def source(settings: Settings, text: str) -> Source:
     """The backup that ``text`` names: a file; a repository (its newest backup); REPOSITORY/NAME."""
     if text.startswith("s3:"):
-        result = _snapshot(text.rstrip("/"), lambda url: _bucket(settings, url), settings.project)
+        result = _snapshot(text.rstrip("/"), lambda url: bucket(settings, url), settings.project)
     else:
         path = Path(text).expanduser().absolute()
         if path.is_file() and path.suffix != ".json":
@@ -69,7 +70,7 @@ def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, lis
     "": the files in the state folder's backups.
     """
     path = Path(text).expanduser().absolute() if text else settings.folder / "backups"
-    store: BlobStore = _bucket(settings, text.rstrip("/")) if text.startswith("s3:") else Folder(path)
+    store: BlobStore = bucket(settings, text.rstrip("/")) if text.startswith("s3:") else Folder(path)
     if names := repository.names(store):
         return store, names
     if not text.startswith("s3:") and path.is_dir() and (files := sorted(path.glob("*.tar"))):
@@ -106,24 +107,16 @@ def newest(store: BlobStore, project: str) -> Snapshot | None:
     return Snapshot(store, max(result, key=repository.stamp))
 
 
-def _bucket(settings: Settings, url: str) -> Bucket:
-    for key, value in (
-        ("BACKUP_S3_ACCESS_KEY", settings.backup_s3_access_key),
-        ("BACKUP_S3_SECRET_KEY", settings.backup_s3_secret_key),
-    ):
+def bucket(settings: Settings, url: str, names: str = "BACKUP_S3") -> Bucket:
+    """The place in a bucket that ``url`` names, with the keys of the settings ``names``_..."""
+    endpoint, region, *keys = (str(getattr(settings, f"{names}_{name}".lower())) for name in ACCESS)
+    for name, value in zip(ACCESS[2:], keys, strict=True):
         if not value:
+            key = f"{names}_{name}"
             raise SettingError(
                 f"{key} is missing: {url} needs it, in .env (chmod 600) or as TRACKBED_{key} in the environment."
             )
-    return Bucket(
-        url,
-        Access(
-            settings.backup_s3_endpoint,
-            settings.backup_s3_region,
-            settings.backup_s3_access_key,
-            settings.backup_s3_secret_key,
-        ),
-    )
+    return Bucket(url, Access(endpoint, region, keys[0], keys[1], names))
 
 
 def manifest(source: Source) -> dict[str, Any]:

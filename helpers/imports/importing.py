@@ -15,7 +15,7 @@ from helpers.data import artifacts, database, journal
 from helpers.data.checksum import SetSum
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter
 from helpers.errors import TrackbedError
-from helpers.imports import beside, places, sources
+from helpers.imports import beside, buckets, places, sources
 from helpers.imports.places import Content, Location, Survey
 from helpers.imports.sources import Source
 from helpers.project.project import Project
@@ -60,7 +60,7 @@ def look(
     project: Project, source: Source, mapped: list[str], merge: bool, progress: ProgressReporter, notice: Notice
 ) -> Imported:
     """What would come. Changes nothing."""
-    found = places.Places(source, mapped)
+    found = places.Places(source, mapped, buckets.of(project.settings))
     with lifecycle.changing(project, notice):
         engine = status.running(project)
         result: Read | beside.Told
@@ -86,7 +86,7 @@ def run(
 
     ``merge``: what has a name that is taken joins what has it.
     """
-    found = places.Places(source, mapped)
+    found = places.Places(source, mapped, buckets.of(project.settings))
     lifecycle.up(project, progress, notice)
     with lifecycle.changing(project, notice):
         engine = status.running(project)

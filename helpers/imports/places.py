@@ -1,4 +1,4 @@
-"""Where on this machine the artifacts of a source are. Nothing is read outside of the folders that were named."""
+"""Where the artifacts of a source are. Nothing is read outside of the folders and buckets that were named."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from urllib.parse import unquote, urlsplit
 
 from helpers.errors import SettingError, TrackbedError
 from helpers.imports import sources
+from helpers.imports.buckets import GetBucket, Store
 from helpers.imports.databases import Block
 from helpers.imports.sources import File, Source
 
 BESIDE = ("mlruns", "mlartifacts")  # what MLflow makes beside its database
-SERVED = "mlflow-artifacts:"
+SERVED, S3 = "mlflow-artifacts:", "s3://"
+Root = Path | Store
 WORDS = {"run": "run", "model": "logged model", "trace": "trace", "version": "model version"}
 
 
@@ -47,10 +49,18 @@ class Folder:
     ``known``: the project has whose they are, and may have the files.
     """
 
-    root: Path
+    root: Root
     path: str
     target: str
     known: bool = False
+
+    def files(self, left: list[str] | None = None) -> Iterator[File]:
+        """Each is open for one step. ``left`` gets the paths of what cannot be read. Raises OSError."""
+        if isinstance(self.root, Store):
+            yield from self.root.files(self.path, left)
+        else:
+            with sources.opened(self.root, self.path) as handle:
+                yield from sources.walk(handle, left=left)
 
 
 @dataclass
@@ -91,13 +101,20 @@ class Content:
 
 @dataclass(frozen=True)
 class Mapping:
-    """Artifacts whose location begins with ``old`` are in the folder ``new``."""
+    """Artifacts whose location begins with ``old`` are in ``new``: a folder, or a place in a bucket."""
 
     old: str
-    new: Path
+    new: Root
 
     @classmethod
-    def parse(cls, text: str) -> Mapping:
+    def parse(cls, text: str, bucket: GetBucket) -> Mapping:
+        """``text``: OLD=NEW; a bucket alone is read where it is. Raises SettingError."""
+        old, equals, url = text.partition(f"={S3}")
+        if equals or _is_address(text):
+            old, url = (old, S3 + url) if equals else (text, text)
+            if not old:
+                raise SettingError(f"--artifacts={text}: OLD=NEW is expected, or s3://BUCKET/PREFIX alone.")
+            return cls(_plain(old), Store(bucket(url.rstrip("/"))))
         old, _, new = text.rpartition("=")
         folder = Path(new).expanduser().absolute()
         if not old or not new:
@@ -106,15 +123,26 @@ class Mapping:
             )
         if not folder.is_dir():
             raise SettingError(f"--artifacts={text}: there is no folder {folder}.")
-        return cls((unquote(urlsplit(old).path) if old.startswith("file:") else old).rstrip("/"), folder)
+        return cls(_plain(old), folder)
+
+
+def _plain(old: str) -> str:
+    return (unquote(urlsplit(old).path) if old.startswith("file:") else old).rstrip("/")
+
+
+def _is_address(text: str) -> bool:
+    """Whether that is a place in a bucket alone, whose prefix may hold a = as in day=1."""
+    new = text.rpartition("=")[2]
+    return text.startswith(S3) and not ("=" in text and (new.startswith(("/", "~", ".")) or Path(new).is_dir()))
 
 
 class Places:
     """Finds locations of a source on this machine."""
 
-    def __init__(self, source: Source, mappings: Iterable[str]) -> None:
+    def __init__(self, source: Source, mappings: Iterable[str], bucket: GetBucket) -> None:
         self._source = source
-        self._mappings = sorted(map(Mapping.parse, mappings), key=lambda one: len(one.old), reverse=True)
+        parsed = (Mapping.parse(text, bucket) for text in mappings)
+        self._mappings = sorted(parsed, key=lambda one: len(one.old), reverse=True)
 
     def survey(self, locations: Iterable[Location]) -> Survey:
         """Look at all of them, without reading a file."""
@@ -133,22 +161,21 @@ class Places:
                 except OSError as problem:
                     absent = isinstance(problem, FileNotFoundError) and root.is_dir()
                     if not absent or location.needed:
-                        error = f"{location}: {root / path}: {problem.strerror}"
+                        error = f"{location}: {f'{root}/{path}'.rstrip('/')}: {problem.strerror}"
             if error:
                 result.missing.append(error)
         return result
 
     def _count(self, folder: Folder, location: Location, survey: Survey) -> None:
         left: list[str] = []
-        with sources.opened(folder.root, folder.path) as handle:
-            survey.folders.append(folder)
-            for file in sources.walk(handle, left=left):
-                survey.objects += 1
-                survey.size += file.size
-                survey.largest = max(survey.largest, file.size)
+        for file in folder.files(left):
+            survey.objects += 1
+            survey.size += file.size
+            survey.largest = max(survey.largest, file.size)
+        survey.folders.append(folder)
         survey.missing += [f"{location}: {path} is no plain file, or cannot be opened" for path in left]
 
-    def _candidates(self, location: Location) -> list[tuple[Path, str]]:
+    def _candidates(self, location: Location) -> list[tuple[Root, str]]:
         """A trusted folder, and the path below it; several where the first may be gone."""
         place = location.place
         for mapping in self._mappings:
@@ -159,7 +186,7 @@ class Places:
             return [*_safe(root, location.inside), *_safe(root, f"{sources.TRASH}/{location.inside}")]
         return self._beside(place)
 
-    def _beside(self, place: str) -> list[tuple[Path, str]]:
+    def _beside(self, place: str) -> list[tuple[Root, str]]:
         if self._source.server:
             return []  # its paths are of another machine
         root = self._source.root
@@ -179,7 +206,7 @@ class Places:
         return []
 
 
-def _safe(root: Path, path: str) -> list[tuple[Path, str]]:
+def _safe(root: Root, path: str) -> list[tuple[Root, str]]:
     """A path that does not lead out of its folder; [] for another."""
     words = [word for word in path.split("/") if word]
     return [] if {".", ".."} & set(words) or "\0" in path else [(root, "/".join(words))]
@@ -188,9 +215,8 @@ def _safe(root: Path, path: str) -> list[tuple[Path, str]]:
 def read(folders: Iterable[Folder]) -> Iterator[tuple[str, File]]:
     """The name and the file of every artifact."""
     for folder in folders:
-        with sources.opened(folder.root, folder.path) as handle:
-            for file in sources.walk(handle):
-                yield f"{folder.target}/{file.path}", file
+        for file in folder.files():
+            yield f"{folder.target}/{file.path}", file
 
 
 def sha256(file: File) -> str:

@@ -13,6 +13,7 @@ from helpers.settings.declared.access import Access
 from helpers.settings.declared.backups import Backups
 from helpers.settings.declared.cluster import Cluster
 from helpers.settings.declared.images import ImagesAndLimits
+from helpers.settings.declared.imports import Imports
 from helpers.settings.declared.notebook import Notebook
 from helpers.settings.declared.object_store import ObjectStore
 from helpers.settings.declared.project import ProjectAndEngine
@@ -22,7 +23,16 @@ from helpers.settings.declared.server import TrackingServer
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)  # what is derived from it has them
 class Declared(
-    ProjectAndEngine, Notebook, TrackingServer, ObjectStore, Backups, Access, RemoteTracking, ImagesAndLimits, Cluster
+    ProjectAndEngine,
+    Notebook,
+    TrackingServer,
+    ObjectStore,
+    Backups,
+    Imports,
+    Access,
+    RemoteTracking,
+    ImagesAndLimits,
+    Cluster,
 ):
     """Every setting. The themes stand here in the order of the documents; the docstring of each is its heading."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Clone, docker_answers
-from tests.integration import imported, source_servers
+from tests.integration import buckets, imported, source_servers
 from tests.integration.snapshot import Server
 
 pytestmark = pytest.mark.transfer
@@ -103,6 +104,19 @@ def _beside(clone: Clone, server: Server, folder: Path, before: imported.Said) -
     assert imported.differences(both, found) == []
 
 
+@contextmanager
+def artifacts_in_a_bucket(source: Path) -> Iterator[dict[str, str]]:
+    """What lies beside a source's database lies in s3://old/mlflow too; gives the settings for it."""
+    with buckets.store("old") as access:
+        for name in ("mlartifacts", "mlruns"):
+            buckets.upload(access, "old", source / name, f"mlflow/{name}")
+        yield {
+            "TRACKBED_IMPORT_S3_ENDPOINT": access.endpoint,
+            "TRACKBED_IMPORT_S3_ACCESS_KEY": access.key,
+            "TRACKBED_IMPORT_S3_SECRET_KEY": access.secret,
+        }
+
+
 SERVERS = imported.VERSIONS if EVERY else ("2.9",)
 
 
@@ -112,18 +126,22 @@ def test_the_database_of_a_server_arrives(clone_factory: Callable[..., Clone], t
     source, expected = imported.unpack(version, tmp_path)
     clone = clone_factory("embedded")
     clone.up()
-    with source_servers.postgresql(clone, source / "mlflow.db") as server:
+    with ExitStack() as keep:
+        server = keep.enter_context(source_servers.postgresql(clone, source / "mlflow.db"))
         user, password = source_servers.USER, source_servers.PASSWORD
         words = [f"postgresql+psycopg2://{user}@/source?host={server.folder}"]
-        words.append(f"--artifacts={imported.MADE}/{version}={source}")
+        around = keep.enter_context(artifacts_in_a_bucket(source)) if docker_answers() else {}
+        words.append(f"--artifacts={imported.MADE}/{version}={'s3://old/mlflow' if around else source}")
         before = source_servers.content(server)
-        refused = clone.invoke("import", *words, "--dry-run", PGPASSWORD="wrong")
+        refused = clone.invoke("import", *words, "--dry-run", around=around, PGPASSWORD="wrong")
         assert refused.returncode == 1 and "PGPASSWORD" in refused.stderr, refused.stderr
-        shown = clone.invoke("import", *words, "--dry-run", PGPASSWORD=password)
+        around["PGPASSWORD"] = password
+        shown = clone.invoke("import", *words, "--dry-run", around=around)
         assert shown.returncode == 0 and "nothing was changed" in shown.stderr, shown.stderr
-        done = clone.invoke("import", *words, PGPASSWORD=password)
+        done = clone.invoke("import", *words, around=around)
         assert done.returncode == 0 and "every row was read back" in done.stderr, done.stderr
         assert done.stdout == shown.stdout
         assert source_servers.content(server) == before, "the source was changed"
-        assert password not in f"{refused.stderr}{shown.stderr}{done.stderr}"
+        said = f"{refused.stderr}{shown.stderr}{done.stderr}"
+        assert password not in said and around.get("TRACKBED_IMPORT_S3_SECRET_KEY", password) not in said
     assert imported.differences(imported.plain(expected["sqlite"]), imported.said(Server(clone.url("mlflow")))) == []

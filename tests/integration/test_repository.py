@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from helpers import references
 from helpers.backups import archive, prune, repository, running
 from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
@@ -25,8 +24,8 @@ from helpers.backups.repository_writer import Writer
 from helpers.backups.retention import Policy
 from helpers.backups.storage import BlobStore, Folder
 from helpers.errors import TrackbedError
-from tests.conftest import Clone, free_ports, require_docker
-from tests.integration import inspection
+from tests.conftest import Clone, free_ports
+from tests.integration import buckets, inspection
 from tests.integration.test_backup import api, everything, experiment, log_run
 from tests.unit.fakes import Silent
 
@@ -37,48 +36,8 @@ AT_REST = 2.5  # seconds after which a file on disk counts as written
 
 @pytest.fixture(scope="module")
 def vault() -> Iterator[Access]:
-    """A real S3 store with an empty bucket `vault`, which belongs to no project."""
-    require_docker()
-    import boto3
-    from botocore.exceptions import HTTPClientError
-
-    key, secret, (port,) = "backup" + secrets.token_hex(4), secrets.token_hex(16), free_ports(1)
-    name = f"tb-vault-{secrets.token_hex(4)}"
-    inspection.output(
-        "docker",
-        "run",
-        "-d",
-        "--rm",
-        "--name",
-        name,
-        "-p",
-        f"127.0.0.1:{port}:9000",
-        "-v",
-        "/data",
-        "-e",
-        f"ROOT_ACCESS_KEY={key}",
-        "-e",
-        f"ROOT_SECRET_KEY={secret}",
-        references.image("versitygw").name,
-        "--port",
-        ":9000",
-        "posix",
-        "/data",
-    )
-    try:
-        access = Access(f"http://127.0.0.1:{port}", "us-east-1", key, secret)
-        client = boto3.client(
-            "s3",
-            endpoint_url=access.endpoint,
-            region_name=access.region,
-            aws_access_key_id=key,
-            aws_secret_access_key=secret,
-        )
-        # the engine accepts connections before the store does
-        inspection.answering(lambda: client.create_bucket(Bucket="vault"), HTTPClientError)
+    with buckets.store("vault") as access:
         yield access
-    finally:
-        inspection.output("docker", "rm", "-f", name)
 
 
 def keys(access: Access) -> dict[str, str]:

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from helpers.backups.bucket import Bucket
 from helpers.errors import SettingError, TrackbedError
 from helpers.imports import places, sources
 from helpers.imports.places import Location, Places
 from helpers.imports.sources import FOLDER, SQLITE, Source
 
 RUN, MODEL = "a" * 32, "m-" + "b" * 32
+
+
+def none(url: str) -> Bucket:
+    raise AssertionError(url)
 
 
 def put(root: Path, *names: str) -> None:
@@ -112,7 +117,7 @@ def test_a_database_that_is_written_to_meanwhile_is_refused(tmp_path: Path) -> N
 
 
 def test_artifacts_are_found_where_the_store_is_now(store: Path) -> None:
-    survey = Places(Source(FOLDER, store), []).survey(
+    survey = Places(Source(FOLDER, store), [], none).survey(
         [
             run(f"file:///gone/mlruns/0/{RUN}/artifacts"),
             run(f"/gone/mlruns/7/{RUN}/artifacts", f"7/{RUN}/artifacts"),
@@ -137,7 +142,7 @@ def test_artifacts_are_found_where_the_store_is_now(store: Path) -> None:
 
 def test_beside_a_database_only_mlflows_own_folders_are_read(tmp_path: Path) -> None:
     put(tmp_path, "mlruns/1/a", "mlartifacts/1/b", ".ssh/id", "elsewhere/c")
-    found = Places(Source(SQLITE, tmp_path / "mlflow.db"), [f"s3://bucket/x={tmp_path / 'elsewhere'}"])
+    found = Places(Source(SQLITE, tmp_path / "mlflow.db"), [f"s3://bucket/x={tmp_path / 'elsewhere'}"], none)
     read = found.survey(
         [run(uri) for uri in ("./mlruns/1", "mlflow-artifacts:/1", f"{tmp_path}/mlruns/1", "s3://bucket/x")]
     )
@@ -150,16 +155,18 @@ def test_beside_a_database_only_mlflows_own_folders_are_read(tmp_path: Path) -> 
 def test_beside_a_servers_database_nothing_is_read_that_was_not_named(tmp_path: Path) -> None:
     put(tmp_path, "1/a")
     source = sources.source("postgresql://u@h/db")
-    read = Places(source, [f"/srv={tmp_path}"]).survey([run("./mlruns/1"), run("mlflow-artifacts:/1"), run("/srv/1")])
+    read = Places(source, [f"/srv={tmp_path}"], none).survey(
+        [run("./mlruns/1"), run("mlflow-artifacts:/1"), run("/srv/1")]
+    )
     assert [folder.path for folder in read.folders] == ["1"] and len(read.missing) == 2
 
 
 def test_a_mapping_names_a_folder_that_is_there(tmp_path: Path) -> None:
     for text in ("x", f"={tmp_path}", f"s3://b={tmp_path}/nothing"):
         with pytest.raises(SettingError, match="--artifacts="):
-            places.Mapping.parse(text)
-    assert places.Mapping.parse(f"file:///a%20b/c/={tmp_path}").old == "/a b/c"
-    assert places.Mapping.parse(f"s3://b/day=1={tmp_path}").old == "s3://b/day=1"
+            places.Mapping.parse(text, none)
+    assert places.Mapping.parse(f"file:///a%20b/c/={tmp_path}", none).old == "/a b/c"
+    assert places.Mapping.parse(f"s3://b/day=1={tmp_path}", none).old == "s3://b/day=1"
 
 
 def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:

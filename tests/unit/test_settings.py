@@ -79,6 +79,7 @@ def test_table_and_fields_agree() -> None:
     assert {s.name for s in TABLE if s.secret} == {
         "S3_SECRET_KEY",
         "BACKUP_S3_SECRET_KEY",
+        "IMPORT_S3_SECRET_KEY",
         "POSTGRES_PASSWORD",
         "JUPYTER_TOKEN",
         "TRACKING_PASSWORD",
