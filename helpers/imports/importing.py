@@ -23,7 +23,7 @@ from helpers.project.state import write_private
 from helpers.services import Notice
 
 NAMED = 20  # of what is missing, how many lines are shown
-WHERE = "--artifacts=OLD=NEW names a folder with artifacts that have moved; --skip-missing imports the rest"
+WHERE = "--artifacts=OLD=NEW names a folder or bucket with artifacts that have moved; --skip-missing imports the rest"
 # measured on 2 cores (docs/import.md): rows and artifacts that an import writes and reads back in a second
 ROWS, BYTES, OBJECTS, BEGIN = 8_000, 60 * 2**20, 400, 40
 

@@ -17,7 +17,7 @@ from typing import IO
 
 from helpers import safe_files
 from helpers.errors import SettingError, TrackbedError
-from helpers.imports import databases
+from helpers.imports import databases, own_backups
 from helpers.imports.databases import Block, Server
 
 FOLDER, SQLITE, ROWS = "folder", "sqlite", "rows"  # as the MLflow service's program calls them
@@ -69,6 +69,8 @@ def source(text: str) -> Source:
         raise SettingError(
             "A running server is not imported over the network yet. Name its SQLite file or its folder `mlruns`."
         )
+    if refused := own_backups.refusal(text):
+        raise refused
     if text.startswith("sqlite:"):
         if not (match := re.fullmatch(r"sqlite:///(?P<path>[^?#]+)", text)):
             raise SettingError(
@@ -83,9 +85,7 @@ def source(text: str) -> Source:
             begin = stream.read(16)
         if begin == b"SQLite format 3\0":
             return Source(SQLITE, path)
-        raise SettingError(
-            f"{path} is no SQLite database. `invoke restore {path}` restores a backup of Trackbed's into its place."
-        )
+        raise SettingError(f"{path} is neither an SQLite database nor a whole backup of Trackbed.")
     raise SettingError(
         f"{path}: there is no such file or folder. Name a folder `mlruns`, an SQLite file or a database's address."
     )

@@ -12,6 +12,7 @@ from helpers.errors import SettingError, TrackbedError
 from helpers.imports import places, sources
 from helpers.imports.places import Location, Places
 from helpers.imports.sources import FOLDER, SQLITE, Source
+from tests.unit import test_archive, test_repository
 
 RUN, MODEL = "a" * 32, "m-" + "b" * 32
 
@@ -96,13 +97,27 @@ def test_what_is_not_imported_yet_is_said_in_words(text: str, words: str) -> Non
 
 def test_a_file_that_is_no_source(tmp_path: Path, store: Path) -> None:
     put(tmp_path, "text.db", "empty/x")
-    with pytest.raises(SettingError, match=r"is no SQLite database"):
+    with pytest.raises(SettingError, match=r"is neither an SQLite database nor a whole backup"):
         sources.source(str(tmp_path / "text.db"))
     with pytest.raises(SettingError, match="has no experiments"):
         sources.source(str(tmp_path / "empty"))
     assert sources.source(str(tmp_path)).path == store  # the folder above is enough, as MLflow has it
     (tmp_path / "m.db").write_bytes(b"SQLite format 3\0")
     assert sources.source(f"sqlite:///{tmp_path / 'm.db'}") == Source(SQLITE, tmp_path / "m.db")
+
+
+def test_for_a_backup_of_ours_the_command_is_named(tmp_path: Path) -> None:
+    test_archive.write(tmp_path / "my lab.tar")
+    test_repository.back_up(tmp_path / "vault", test_repository.Reads({}))
+    for name, word in (("my lab.tar", f"'{tmp_path}/my lab.tar'"), ("vault", f"{tmp_path}/vault")):
+        with pytest.raises(SettingError, match="is a backup of Trackbed") as caught:
+            sources.source(str(tmp_path / name))
+        assert (
+            f"`invoke restore {word}`" in caught.value.hint and f"`invoke restore {word} --into=" in caught.value.hint
+        )
+    with pytest.raises(SettingError, match="a bucket is no source") as caught:
+        sources.source("s3://bucket/lab")
+    assert "`invoke restore s3://bucket/lab`" in caught.value.hint and "--artifacts=" in caught.value.hint
 
 
 def test_a_database_that_is_written_to_meanwhile_is_refused(tmp_path: Path) -> None:
