@@ -25,6 +25,7 @@ nox.options.sessions = ["lint", "types", "unit"]
 FULL = ["full"]  # the tag of every session that .ci/run runs, in this order
 NIGHTLY = ["nightly"]  # of what takes hours, a package index or gigabytes
 
+KUBERNETES_SHARING = ("test_sharing.py", "test_scheduled_backups.py")
 KUBERNETES_FAULTS = ("test_faults.py", "test_updates.py")  # the longer tests of tests/kubernetes
 
 LOCKS = ("requirements.txt", "requirements-dev.txt")
@@ -89,6 +90,7 @@ def lint(session: nox.Session) -> None:
             "tests/environment/kubernetes/*.sh",
             "docker/*/startup/*.sh",
             "docker/*/startup/*.bashrc",
+            "docker/kubernetes/components/*/*.sh",
             "docker/*/image/*.sh",
             ".ci/run",
         ),
@@ -154,7 +156,7 @@ def kubernetes(session: nox.Session) -> None:
     """The tasks on a real cluster of two nodes, which it starts: needs root, Linux and Docker, else skipped loudly."""
     if os.environ.get("TRACKBED_REQUIRE_KUBERNETES") == "1":  # takes longer than a test may, where nobody built them
         session.run(str(ROOT / "tests/environment/kubernetes/binaries.sh"), external=True)
-    others = (*KUBERNETES_FAULTS, "test_network_policies.py", "test_sharing.py")
+    others = (*KUBERNETES_FAULTS, "test_network_policies.py", *KUBERNETES_SHARING)
     suite(session, "kubernetes", *(f"--ignore=tests/kubernetes/{name}" for name in others), codes=chosen(session))
 
 
@@ -169,8 +171,9 @@ def kubernetes_policies(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=NIGHTLY)
 def kubernetes_sharing(session: nox.Session) -> None:
-    """A gateway at node ports, notebooks of one tracking server, a database and a store of one's own: as kubernetes."""
-    suite(session, "kubernetes/test_sharing.py")
+    """A gateway at node ports, notebooks of one server, a database, a store, scheduled backups: as kubernetes."""
+    first, *others = KUBERNETES_SHARING
+    suite(session, f"kubernetes/{first}", *(f"tests/kubernetes/{name}" for name in others))
 
 
 @nox.session(default=False, tags=NIGHTLY)

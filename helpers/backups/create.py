@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from helpers import lifecycle, status
 from helpers.backups import (
     archive,
     damage,
@@ -30,13 +29,15 @@ from helpers.backups import (
 from helpers.backups.repository import Snapshot
 from helpers.backups.storage import BlobStore
 from helpers.data import artifacts, database
-from helpers.engines.base import POSTGRES, STORE, Engine, ProgressReporter, State
 from helpers.errors import SettingError, TrackbedError
 from helpers.plurals import counted
 from helpers.project import users
-from helpers.project.project import Project
-from helpers.services import Notice
-from helpers.settings import Settings
+from helpers.services import POSTGRES, STORE, Notice, ProgressReporter, State
+
+if TYPE_CHECKING:
+    from helpers.engines.base import Engine
+    from helpers.project.project import Project
+    from helpers.settings import Settings
 
 # settings that mean the same elsewhere; none that ends kernels or lets a start fail: an archive may be anybody's
 PORTABLE = ("MLFLOW_WORKERS", "TORCH")
@@ -160,7 +161,7 @@ def add(
         with repository_writer.Writer(
             store,
             project.settings.project,
-            {**_about(project, engine), "project_id": _id(project)},
+            {**_about(project, engine), "project_id": identity(project)},
             _origin(project, engine),
             {*reread.wrong, *lost} - copied,
         ) as writer:
@@ -233,7 +234,7 @@ def _origin(project: Project, engine: Engine) -> str:
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()
 
 
-def _id(project: Project) -> str:
+def identity(project: Project) -> str:
     """Names this project among others of its name, and tells nothing of it."""
     return hashlib.sha256(f"backup {project.state.instance}".encode()).hexdigest()[:32]
 
@@ -327,6 +328,8 @@ def create(
 ) -> tuple[str, dict[str, Any], Health]:
     """Back up the running project into a file or a repository; gives where, as `restore` takes it, the manifest, and
     what is to be said of the repository."""
+    from helpers import lifecycle, status  # late: a scheduled backup in a cluster has neither
+
     if with_secrets and to.startswith("s3:"):
         raise SettingError("--with-secrets: secrets are not put into a bucket in plain text; back them up into a file.")
     goal = locations.target(project.settings, to)

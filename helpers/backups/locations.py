@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from helpers import safe_files, service_accounts
 from helpers.backups import archive, repository
@@ -14,7 +14,9 @@ from helpers.backups.repository import Snapshot
 from helpers.backups.storage import BlobStore, Folder
 from helpers.errors import SettingError, TrackbedError
 from helpers.project.state import make_folder
-from helpers.settings import Settings
+
+if TYPE_CHECKING:
+    from helpers.settings import Settings
 
 Source = Path | Snapshot
 ACCESS = ("ENDPOINT", "REGION", "ACCESS_KEY", "SECRET_KEY")  # settings of a store, as Access has them

@@ -31,8 +31,8 @@ from helpers.backups.repository import WORKERS, Harmed, Snapshot
 from helpers.backups.retention import Policy
 from helpers.backups.running import SLACK
 from helpers.backups.storage import Blob, BlobStore, Missing
-from helpers.engines.base import ProgressReporter
 from helpers.errors import TrackbedError
+from helpers.services import ProgressReporter
 
 GRACE = 24 * 3600.0  # seconds
 T = TypeVar("T")

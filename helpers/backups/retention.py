@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from helpers.backups.repository import stamp
-from helpers.settings import Settings
+
+if TYPE_CHECKING:
+    from helpers.settings import Settings
 
 DAY = 24 * 3600.0  # seconds
 

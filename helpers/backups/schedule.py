@@ -15,10 +15,11 @@ from pathlib import Path
 from helpers import status, timers
 from helpers.backups import create, locations, manage, running
 from helpers.backups.retention import Policy
+from helpers.engines import select
 from helpers.engines.base import ProgressReporter
 from helpers.errors import SettingError, TrackbedError
-from helpers.project import backup_schedule, shell_environment, state
-from helpers.project.backup_schedule import Good, Result, Schedule
+from helpers.project import backup_runs, backup_schedule, shell_environment, state
+from helpers.project.backup_runs import CLUSTER, Good, Result, Schedule
 from helpers.project.project import Project
 from helpers.services import Notice
 from helpers.settings import Settings
@@ -32,13 +33,9 @@ def set_up(project: Project) -> tuple[str, ...]:
     settings = project.settings
     if not settings.backup_every:
         raise SettingError("--every is missing: say how often, as in --every=6h; or write BACKUP_EVERY=6h into .env.")
-    if status.running(project).in_cluster:
-        raise TrackbedError(
-            f"a schedule for the {project.state.engine} engine is not there yet",
-            f"let what starts programs on a machine of yours run: `invoke backup --to={settings.backup_to or 'PLACE'}`",
-        )
-    place = _place(settings)
-    runner = _runner(settings)
+    engine = status.running(project)
+    place = _place(settings, engine.runs_schedules)
+    runner = CLUSTER if engine.runs_schedules else _runner(settings)
     minute = int(hashlib.sha256(str(settings.folder).encode()).hexdigest(), 16) % 60  # not everybody at the full hour
     environment = shell_environment.unattended()
     remove(project)
@@ -47,12 +44,12 @@ def set_up(project: Project) -> tuple[str, ...]:
     )
     schedule.save(settings.folder)
     try:
-        lines = timers.install(timer(settings, minute), runner)
+        lines = engine.start_schedule() if runner == CLUSTER else timers.install(timer(settings, minute), runner)
     except BaseException:
         with suppress(TrackbedError):
             remove(project)
         raise
-    first = backup_schedule.condition(settings)
+    first = backup_schedule.condition(settings, engine.scheduled_runs)
     return (*lines, *([f"backups: {first.line}"] if first else []))
 
 
@@ -66,7 +63,7 @@ def follow(project: Project) -> tuple[str, ...]:
         return set_up(project)
     except TrackbedError as error:
         return (
-            f"warning: BACKUP_EVERY={backup_schedule.period(settings.backup_every)} "
+            f"warning: BACKUP_EVERY={backup_runs.period(settings.backup_every)} "
             f"({settings.origin('BACKUP_EVERY')}): there is no such schedule: {error.message}",
             *([error.hint] if error.hint else []),
             "then make it: `invoke backup.schedule`",
@@ -77,11 +74,16 @@ def remove(project: Project) -> tuple[str, ...]:
     """End the schedule; nothing where there is none. Gives what to tell. The backups stay."""
     settings, name = project.settings, backup_schedule.mark(project.settings)
     removed = timers.remove(name)
+    made = None
+    with suppress(TrackbedError):  # one that is damaged: its CronJob ends with the next start or stop
+        made = backup_schedule.load(settings.folder)
+    if made and made.runner == CLUSTER and project.state.engine:
+        removed += select.current(project).end_schedule()
     backup_schedule.forget(settings.folder)
     return removed
 
 
-def _place(settings: Settings) -> str:
+def _place(settings: Settings, in_bucket: bool) -> str:
     """Where to, as any later shell understands it. Raises TrackbedError where that is no repository, or not there."""
     if not settings.backup_to:
         raise SettingError("--to is missing: name a folder or s3://BUCKET/PREFIX, or write BACKUP_TO into .env.")
@@ -92,6 +94,11 @@ def _place(settings: Settings) -> str:
                     f"{key} is in this shell's environment, which a schedule does not have: write it into .env "
                     "(chmod 600)."
                 )
+    elif in_bucket:
+        raise SettingError(
+            f"--to={settings.backup_to}: a cluster makes backups into a bucket, and sees no folder of this machine.",
+            "name s3://BUCKET/PREFIX",
+        )
     place = backup_schedule.place(settings)
     store = locations.target(settings, place)
     if isinstance(store, Path):  # never: the name ends with /
@@ -148,7 +155,7 @@ def run_if_due(project: Project, progress: ProgressReporter, notice: Notice) -> 
 def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notice: Notice) -> Ran:
     folder, now = project.settings.folder, time.time()
     before = backup_schedule.load_result(folder)
-    if not backup_schedule.due(schedule, before, now):
+    if not backup_runs.due(schedule, before, now):
         return Ran(("no backup is due yet",))
     if status.overview(status.running(project)).stopped:
         Result("skipped", now, "", before.good).save(folder)
@@ -164,7 +171,7 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
     if health.damaged:
         problem = f"earlier backups are damaged; `invoke backup.verify {schedule.place}` names them"
     elif schedule.keep:
-        policy = Policy(**{flag.removeprefix(backup_schedule.KEEP): count for flag, count in schedule.keep.items()})
+        policy = Policy(**{flag.removeprefix(backup_runs.KEEP): count for flag, count in schedule.keep.items()})
         try:
             manage.pruned(project, schedule.place, policy, False, False, progress)
         except TrackbedError as error:

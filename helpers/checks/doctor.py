@@ -288,7 +288,7 @@ def examine(project: Project) -> list[Finding]:
     return [
         *result,
         *_check_engine(project, choice.engine),
-        *backup_schedule.findings(settings),
+        *backup_schedule.findings(settings, choice.engine.scheduled_runs),
         *_check_address(settings, choice.engine),
     ]
 

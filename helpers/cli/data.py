@@ -118,7 +118,8 @@ def schedule_backups(given: Flags, off: bool) -> int:
         if other := backup_schedule.unfollowed(plain.settings):
             console.notice(f"warning: {other}; the next `invoke up` makes that one")
         return 0
-    if not (found := backup_schedule.condition(settings)):
+    made = backup_schedule.exists(settings)
+    if not made or not (found := backup_schedule.condition(settings, select.current(project).scheduled_runs)):
         console.notice("no schedule; `invoke backup.schedule --every=6h --to=PLACE` makes one")
         return 0
     console.value(found.line)

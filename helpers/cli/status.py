@@ -52,7 +52,7 @@ def status(given: Flags, format: str, json: bool, check: bool = False) -> int:
     project = options.load(given)
     engine = select.current(project)
     view = inspection.overview(engine, detail=True)
-    backups, schedule = backup_schedule.look(project.settings) or (None, None)
+    backups, schedule = backup_schedule.look(project.settings, engine.scheduled_runs) or (None, None)
     if format == "json":
         console.as_json(_as_data(project, view, schedule))
     elif format == "env":

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from helpers.data.checksum import SetSum
-from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
+from helpers.services import MLFLOW, ProgressReporter
+
+if TYPE_CHECKING:
+    from helpers.engines.base import Engine
 
 PROGRAM = "trackbed-mlflow"
 LONG = 24 * 3600.0

@@ -9,12 +9,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from helpers import commands, database_settings
-from helpers.engines.base import POSTGRES, Engine
 from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
+from helpers.services import POSTGRES
+
+if TYPE_CHECKING:
+    from helpers.engines.base import Engine
 
 NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", database_settings.USER)

@@ -16,6 +16,7 @@ from helpers.engines.host import HostFacts
 from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
+from helpers.project.backup_runs import Runs
 from helpers.project.deployment import Deployment
 from helpers.services import (
     BUCKET,
@@ -92,6 +93,7 @@ class Engine(Protocol):
     is_automatic: ClassVar[bool] = True  # taken where nobody names an engine
     asked_at_once: ClassVar[bool] = False  # may be asked by several threads, and is faster then
     own_loopback: ClassVar[bool] = False  # the notebook's localhost is not the machine's
+    runs_schedules: ClassVar[bool] = False  # a schedule of backups is its own, not this machine's
     by_hand: ClassVar[str] = ""  # the tool that can start what `invoke prepare` has made
     alternative: ClassVar[str] = ""  # why to take it where another one cannot be used, as in "to run without Docker"
     lacks: ClassVar[str] = ""  # what others have and it does not, told where it is taken because they are not there
@@ -263,6 +265,18 @@ class Engine(Protocol):
     def notebook_outdated(self) -> bool:
         """Whether `start` would restart JupyterLab: what runs was started from something else than what is now."""
         return False
+
+    def start_schedule(self) -> tuple[str, ...]:
+        """Run the schedule of the project's state folder from now on, where ``runs_schedules``. Gives what to tell."""
+        return ()
+
+    def end_schedule(self) -> tuple[str, ...]:
+        """Run it no more; nothing where it does not. Gives what to tell."""
+        return ()
+
+    def scheduled_runs(self) -> Runs | None:
+        """How the backups went that it made by itself; None where the schedule is not its own."""
+        return None
 
     @property
     def check_result(self) -> tuple[str, str]:

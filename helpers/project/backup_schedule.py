@@ -5,10 +5,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import shlex
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,62 +16,27 @@ from typing import Any
 from helpers import timers
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
-from helpers.project.state import write_private
+from helpers.project.backup_runs import (
+    CLUSTER,
+    FILE,
+    RESULT,
+    Result,
+    Runs,
+    Schedule,
+    next_run,
+    period,
+)
 from helpers.settings import TABLE, Settings
 
-FILE = "backup-schedule.json"
-RESULT = "backup-result.json"
 LOCK = "backup-schedule.lock"
+OfEngine = Callable[[], Runs | None]
 FOLLOW = "`invoke backup.schedule` makes it"
 KEEP = "--keep-"  # what the flags of a policy begin with
-HOUR = 3600.0
-EARLY = 600.0  # seconds by which a look at the clock may come early, and counts
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """``every`` in seconds; ``since``: when it was made; ``runner``: systemd or cron; ``minute``: of each hour, when it
-    looks whether a backup is due; ``keep``: the policy of the prune after it, by its flags; ``environment``: what the
-    shell that made it had and a backup needs."""
-
-    every: float
-    place: str
-    since: float
-    runner: str
-    minute: int
-    keep: dict[str, int] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def words(self) -> str:
-        """As it is typed."""
-        kept = "".join(f" {flag}={count}" for flag, count in self.keep.items())
-        return f"--every={period(self.every)} --to={shlex.quote(self.place)}{kept}"
-
-    def save(self, folder: Path) -> None:
-        write_private(folder / FILE, json.dumps(asdict(self), indent=1).encode())
-
-
-@dataclass(frozen=True)
-class Good:
-    """A backup that succeeded: when it had ended, as `restore` takes it, and its bytes."""
-
-    ended: float
-    backup: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """How the last run went. ``state``: running, done, failed, or skipped while the project was stopped."""
-
-    state: str = ""
-    started: float = 0.0
-    problem: str = ""
-    good: Good | None = None
-
-    def save(self, folder: Path) -> None:
-        write_private(folder / RESULT, json.dumps(asdict(self), indent=1).encode())
+def nothing() -> Runs | None:
+    """What an engine answers that runs no schedule itself."""
+    return None
 
 
 def mark(settings: Settings) -> str:
@@ -104,13 +69,7 @@ def load_result(folder: Path) -> Result:
     """An empty one where nothing ran yet, or the file tells nothing."""
     with suppress(KeyError, TypeError, ValueError, TrackbedError):
         if content := _content(folder / RESULT):
-            good = content["good"]
-            return Result(
-                str(content["state"]),
-                float(content["started"]),
-                str(content["problem"]),
-                Good(float(good["ended"]), str(good["backup"]), int(good["size"])) if good else None,
-            )
+            return Result.parse(content)
     return Result()
 
 
@@ -165,18 +124,6 @@ def unfollowed(settings: Settings) -> str:
     return f"{setting} asks for another schedule than there is: {made.words}"
 
 
-def due(schedule: Schedule, result: Result, now: float) -> bool:
-    """Whether it is time. A backup that failed, or was killed, is tried again each hour."""
-    return result.state != "done" or now >= result.started + schedule.every - EARLY or now < result.started
-
-
-def next_run(schedule: Schedule, result: Result, now: float) -> float:
-    """When a backup begins next, in seconds since the epoch."""
-    earliest = now if due(schedule, result, now) else result.started + schedule.every - EARLY
-    at = earliest - earliest % HOUR + 60 * schedule.minute
-    return at if at >= earliest else at + HOUR
-
-
 def _under_way(folder: Path) -> bool:
     """Whether a scheduled backup runs now: it holds the lock, which the kernel frees however it ends."""
     try:
@@ -223,15 +170,20 @@ class Condition:
         }
 
 
-def condition(settings: Settings) -> Condition | None:
-    """None where there is no schedule. Raises TrackbedError for one that is damaged."""
-    schedule, result, now = load(settings.folder), load_result(settings.folder), time.time()
+def condition(settings: Settings, of_engine: OfEngine = nothing) -> Condition | None:
+    """None where there is no schedule. Raises TrackbedError for one that is damaged.
+
+    ``of_engine``: asks an engine that may run it itself.
+    """
+    schedule, now = load(settings.folder), time.time()
     if schedule is None:
         return None
+    runs = _runs(settings, schedule, of_engine)
+    result = runs.result
     again = f"`invoke backup.schedule {schedule.words}` makes it again"
     last = result.good.ended if result.good else schedule.since
     problem = fix = ""
-    if not timers.installed(mark(settings), schedule.runner):
+    if not runs.installed:
         problem, fix = f"{schedule.runner} no longer runs the schedule", again
     elif result.state == "failed":
         problem = f"the last scheduled backup failed: {result.problem}"
@@ -241,9 +193,9 @@ def condition(settings: Settings) -> Condition | None:
             f"the last backup is whole, but {result.problem}",
             f"`invoke backup.list {schedule.place}` shows them",
         )
-    elif result.state == "running" and not _under_way(settings.folder):
+    elif result.state == "running" and not runs.under_way:
         problem, fix = "the last scheduled backup was interrupted", "it is tried again within an hour"
-    elif result.state != "skipped" and now > last + 2 * schedule.every and not _under_way(settings.folder):
+    elif result.state != "skipped" and now > last + 2 * schedule.every and not runs.under_way:
         what = "the last good backup is" if result.good else "there is no backup, and the schedule is"
         problem = f"{what} {ago(last)} old, more than twice its interval"
         fix = f"`invoke backup --to={schedule.place}` makes one now; {again}"
@@ -252,10 +204,21 @@ def condition(settings: Settings) -> Condition | None:
     return Condition(schedule, result, next_run(schedule, result, now), problem, fix)
 
 
-def look(settings: Settings) -> tuple[Finding, dict[str, object]] | None:
+def _runs(settings: Settings, schedule: Schedule, of_engine: OfEngine) -> Runs:
+    """How its runs went, from who runs it."""
+    last = load_result(settings.folder)
+    if schedule.runner != CLUSTER:
+        return Runs(last, timers.installed(mark(settings), schedule.runner), _under_way(settings.folder))
+    runs = of_engine() or Runs(Result(), installed=False)
+    if not runs.installed and last.state == "skipped":
+        return Runs(last)  # the services are stopped
+    return runs if runs.result.good else replace(runs, result=replace(runs.result, good=last.good))
+
+
+def look(settings: Settings, of_engine: OfEngine = nothing) -> tuple[Finding, dict[str, object]] | None:
     """How the schedule does, in words and as data; None where there is none."""
     try:
-        current, missing = condition(settings), unfollowed(settings)
+        current, missing = condition(settings, of_engine), unfollowed(settings)
     except TrackbedError as error:
         return Finding(Level.ERROR, "backups", error.message, error.hint), {"problem": error.message}
     if current is None:
@@ -265,16 +228,10 @@ def look(settings: Settings) -> tuple[Finding, dict[str, object]] | None:
     return Finding(Level.OK, "backups", current.line), current.data
 
 
-def findings(settings: Settings) -> list[Finding]:
+def findings(settings: Settings, of_engine: OfEngine = nothing) -> list[Finding]:
     """For `invoke doctor`; none where there is no schedule."""
-    seen = look(settings)
+    seen = look(settings, of_engine)
     return [seen[0]] if seen else []
-
-
-def period(seconds: float) -> str:
-    """As it is typed: 6h, or 2d."""
-    days, rest = divmod(seconds, 24 * HOUR)
-    return f"{days:.0f}d" if not rest else f"{seconds / HOUR:.0f}h"
 
 
 def ago(then: float) -> str:

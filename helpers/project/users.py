@@ -13,11 +13,14 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from helpers.errors import SettingError, TrackbedError
 from helpers.project.state import make_folder, write_private
-from helpers.settings import Settings
 from helpers.suggestions import did_you_mean, nearest, shown
+
+if TYPE_CHECKING:
+    from helpers.settings import Settings
 
 FILE = "users"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")

@@ -15,8 +15,8 @@ from tests.integration import inspection
 
 
 @contextmanager
-def store(bucket: str) -> Iterator[Access]:
-    """A real S3 store with that empty bucket, which belongs to no project; skips the test without Docker."""
+def store(bucket: str, address: str = "127.0.0.1") -> Iterator[Access]:
+    """A real S3 store at an address of this machine with that empty bucket, which belongs to no project; skips the test without Docker."""
     require_docker()
     import boto3
     from botocore.exceptions import HTTPClientError
@@ -31,7 +31,7 @@ def store(bucket: str) -> Iterator[Access]:
         "--name",
         name,
         "-p",
-        f"127.0.0.1:{port}:9000",
+        f"{address}:{port}:9000",
         "-v",
         "/data",
         "-e",
@@ -45,7 +45,7 @@ def store(bucket: str) -> Iterator[Access]:
         "/data",
     )
     try:
-        access = Access(f"http://127.0.0.1:{port}", "us-east-1", key, secret)
+        access = Access(f"http://{address}:{port}", "us-east-1", key, secret)
         client = boto3.client(
             "s3",
             endpoint_url=access.endpoint,

@@ -12,7 +12,7 @@ import pytest
 
 from helpers.backups import repository
 from helpers.backups.storage import Folder
-from helpers.project import backup_schedule
+from helpers.project import backup_runs
 from tests.conftest import Clone
 from tests.integration import inspection
 from tests.unit.test_backup_schedule import CRONTAB
@@ -56,7 +56,7 @@ def test_a_schedule(own: dict[str, Clone], tmp_path: Path) -> None:
     seen = json.loads(clone.invoke("status", "--json", "--check", around=path).stdout)["backups"]
     assert name in seen["last_good"]["backup"] and seen["problem"] == ""
     # an hour later the place is gone
-    result = clone.project_folder / backup_schedule.RESULT
+    result = clone.project_folder / backup_runs.RESULT
     result.write_text(json.dumps({**json.loads(result.read_text()), "started": 0}))
     repo.rename(tmp_path / "away")
     repo.write_text("no folder")

@@ -19,8 +19,8 @@ from helpers.backups.create import Health
 from helpers.backups.retention import Policy
 from helpers.errors import SettingError, TrackbedError
 from helpers.findings import Level
-from helpers.project import backup_schedule, state
-from helpers.project.backup_schedule import HOUR, Good, Result, Schedule
+from helpers.project import backup_runs, backup_schedule, state
+from helpers.project.backup_runs import FILE, HOUR, RESULT, Good, Result, Schedule
 from helpers.project.project import Project
 from helpers.settings import Settings
 from tests.unit.fakes import Silent, project
@@ -44,7 +44,9 @@ esac
 class Services:
     """An engine of which only this is asked."""
 
-    in_cluster = False
+    runs_schedules = False
+
+    def scheduled_runs(self) -> None: ...
 
 
 class View:
@@ -115,7 +117,7 @@ def later(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("1h", HOUR), ("6h", 6 * HOUR), ("7d", 168 * HOUR)])
 def test_intervals(lab: Project, text: str, seconds: float) -> None:
     asked(lab, text, "/x")
-    assert lab.settings.backup_every == seconds and backup_schedule.period(seconds) == text
+    assert lab.settings.backup_every == seconds and backup_runs.period(seconds) == text
 
 
 @pytest.mark.parametrize("text", ["6", "0h", "30m", "32d", "6 h", "-1h"])
@@ -137,9 +139,9 @@ def test_a_backup_is_due(lab: Project) -> None:
         (Result("running", now - HOUR), True),  # it was killed
         (Result("skipped", now - HOUR), True),
     ):
-        assert backup_schedule.due(every6h, result, now) is due, result
-    assert backup_schedule.next_run(every6h, Result(), now) == now + 600
-    assert backup_schedule.next_run(every6h, Result("done", now + 600), now + 700) == now + 6 * HOUR + 600
+        assert backup_runs.due(every6h, result, now) is due, result
+    assert backup_runs.next_run(every6h, Result(), now) == now + 600
+    assert backup_runs.next_run(every6h, Result("done", now + 600), now + 700) == now + 6 * HOUR + 600
 
 
 # how it went
@@ -238,9 +240,9 @@ def test_no_backup_for_long_and_one_that_was_killed(
 def test_a_damaged_file_is_told(lab: Project, tmp_path: Path) -> None:
     assert backup_schedule.condition(lab.settings) is None
     set_up(lab, "6h", f"{tmp_path}/repo")
-    (lab.settings.folder / backup_schedule.RESULT).write_text("{")
+    (lab.settings.folder / RESULT).write_text("{")
     assert not (backup_schedule.condition(lab.settings) or pytest.fail()).result.state
-    (lab.settings.folder / backup_schedule.FILE).write_text("[]")
+    (lab.settings.folder / FILE).write_text("[]")
     (finding,) = backup_schedule.findings(lab.settings)
     assert finding.level is Level.ERROR and "is damaged" in finding.detail
     set_up(lab, "6h", f"{tmp_path}/repo")
@@ -258,7 +260,7 @@ def test_others_lines_of_the_crontab_stay(lab: Project, cron: Path, tmp_path: Pa
     lines = cron.read_text().splitlines()
     assert lines[:3] == others.splitlines() and len(lines) == 4
     assert lines[3].endswith(f"# {backup_schedule.mark(lab.settings)}") and "env -i" in lines[3]
-    assert stat.S_IMODE((lab.settings.folder / backup_schedule.FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((lab.settings.folder / FILE).stat().st_mode) == 0o600
     assert "removed" in schedule.remove(lab)[0] and cron.read_text() == others
     assert schedule.remove(lab) == () and backup_schedule.condition(lab.settings) is None
 
@@ -403,9 +405,11 @@ def test_keys_of_the_shell_are_refused(lab: Project, monkeypatch: pytest.MonkeyP
         set_up(lab, "6h", "s3://bucket/x")
 
 
-def test_a_cluster_is_refused(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Services, "in_cluster", True)
-    with pytest.raises(TrackbedError, match="is not there yet"):
+def test_a_cluster_makes_no_backup_into_a_folder_of_this_machine(
+    lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Services, "runs_schedules", True)
+    with pytest.raises(SettingError, match="into a bucket"):
         set_up(lab, "6h", f"{tmp_path}/repo")
 
 

@@ -57,7 +57,12 @@ def written() -> Iterator[Data]:
 
 
 OBJECTS = {(item["kind"], item["metadata"]["name"]): item for item in written()}
-TEMPLATES = {key: item["spec"]["template"] for key, item in OBJECTS.items() if "template" in item.get("spec", {})}
+TEMPLATES = {
+    key: spec["template"]
+    for key, item in OBJECTS.items()
+    for spec in (item.get("spec", {}), item.get("spec", {}).get("jobTemplate", {}).get("spec", {}))
+    if "template" in spec
+}
 CONTAINERS = {
     f"{kind} {name}: {container['name']}": container
     for (kind, name), template in TEMPLATES.items()
@@ -70,7 +75,7 @@ def literals(component: str = "") -> dict[str, dict[str, str]]:
     result: dict[str, dict[str, str]] = {}
     for folder in (FOLDER / "base", *([FOLDER / "components" / component] if component else [])):
         (kustomization,) = documents(folder / "kustomization.yaml")
-        for generator in kustomization.get("configMapGenerator", ()):
+        for generator in (one for one in kustomization.get("configMapGenerator", ()) if "literals" in one):
             values = dict(literal.split("=", 1) for literal in generator["literals"])
             kept = result.get(generator["name"], {}) if generator.get("behavior") == "merge" else {}
             result[generator["name"]] = kept | values
@@ -100,7 +105,7 @@ def test_every_pod_is_restricted_and_knows_nothing_of_the_cluster(key: tuple[str
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & pod.keys()
     for volume in pod.get("volumes", ()):
-        assert volume.keys() - {"name"} <= {"secret", "emptyDir"}, volume
+        assert volume.keys() - {"name"} <= {"secret", "emptyDir", "configMap"}, volume
         assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""}), f"{volume}: may fill its node"
 
 
@@ -135,9 +140,10 @@ def test_what_a_pod_mounts_and_reads_is_there(key: tuple[str, str]) -> None:
         assert {mount["name"] for mount in container["volumeMounts"]} <= claims | volumes
         for source in container.get("envFrom", ()):
             assert source["configMapRef"]["name"] in literals(component)
-    service = key[1] if key[0] != "Job" else "mlflow"
+    services = {"Job": {"mlflow"}, "CronJob": {"mlflow", "backup"}}.get(key[0], {key[1]})
     for volume in pod.get("volumes", ()):
-        assert volume.get("secret", {}).get("secretName", f"secrets-{service}") == f"secrets-{service}"
+        if "secret" in volume:
+            assert volume["secret"]["secretName"].removeprefix("secrets-") in services
 
 
 def base_keys() -> set[tuple[str, str]]:
@@ -175,7 +181,7 @@ def test_nobody_reaches_where_clouds_hand_out_credentials() -> None:
         for to in rule.get("to", ())
         if to.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"
     ]
-    assert len(blocks) == 3  # backend, notebook, gateway
+    assert len(blocks) == 4  # backend, notebook, gateway, scheduled backups
     assert all("169.254.0.0/16" in block["except"] for block in blocks)
     assert cloud_metadata.SERVICE[0].startswith("169.254.")
 
@@ -188,7 +194,7 @@ def test_the_notebook_is_no_client_of_the_database() -> None:
     backend = {
         name for (_, name), template in TEMPLATES.items() if "dev.trackbed.backend" in template["metadata"]["labels"]
     }
-    assert backend == {"mlflow", "schema", "bucket"}
+    assert backend == {"mlflow", "schema", "bucket", "backup"}
     (rule,) = OBJECTS["NetworkPolicy", "postgres"]["spec"]["ingress"]
     assert rule["from"] == [{"podSelector": {"matchLabels": {"dev.trackbed.backend": "true"}}}]
 

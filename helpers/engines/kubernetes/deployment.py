@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +12,8 @@ from helpers.engines import container_secrets
 from helpers.engines.kubernetes import objects, target
 from helpers.engines.kubernetes.kubectl import Kubectl
 from helpers.errors import TrackbedError, WrongProject
-from helpers.project import deployment, mlflow_jobs, shell_environment, workspace_folder
+from helpers.project import backup_schedule, deployment, mlflow_jobs, shell_environment, workspace_folder
+from helpers.project.backup_runs import CLUSTER, Schedule
 from helpers.project.project import Project
 from helpers.services import BUCKET, JUPYTER, SCHEMA, STORE, STORE_SYNC, SecretFile
 
@@ -42,6 +44,14 @@ class KubernetesDeployment(deployment.Deployment):
     def folder(self) -> Path:
         """What this engine keeps on this machine."""
         return target.folder(self.settings)
+
+    @property
+    def scheduled(self) -> Schedule | None:
+        """The schedule of backups that the cluster runs; one that is damaged is told of by `status`."""
+        with suppress(TrackbedError):
+            made = backup_schedule.load(self.settings.folder)
+            return made if made and made.runner == CLUSTER and not self.notebook_only else None
+        return None
 
     @property
     def where(self) -> str:

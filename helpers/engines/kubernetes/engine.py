@@ -9,7 +9,7 @@ from typing import IO, ClassVar
 from helpers import services
 from helpers.engines import base, shared, streaming
 from helpers.engines.host import Host, HostFacts
-from helpers.engines.kubernetes import exposure, host, kubectl, script, specs
+from helpers.engines.kubernetes import exposure, host, kubectl, scheduled_backups, script, specs
 from helpers.engines.kubernetes.checks import KubernetesChecks
 from helpers.engines.kubernetes.claims import Claims
 from helpers.engines.kubernetes.cluster import Cluster
@@ -22,10 +22,12 @@ from helpers.engines.kubernetes.objects import WORKLOADS
 from helpers.engines.kubernetes.ownership import Namespace
 from helpers.engines.kubernetes.pod_commands import PodCommands
 from helpers.engines.kubernetes.rendering import Rendering
+from helpers.engines.kubernetes.scheduled_backups import ScheduledBackups
 from helpers.engines.kubernetes.startup import Startup
 from helpers.engines.kubernetes.stopping import Stopping
 from helpers.errors import EngineUnavailable
 from helpers.gpu.accelerator import Accelerator
+from helpers.project.backup_runs import Runs
 from helpers.project.project import Project
 from helpers.services import (
     JUPYTER,
@@ -55,6 +57,7 @@ class KubernetesEngine(base.Engine):
     is_automatic: ClassVar[bool] = False
     adopts: ClassVar[bool] = True
     own_loopback: ClassVar[bool] = True
+    runs_schedules: ClassVar[bool] = True
     can_be_public: ClassVar[bool] = True
     deployment: KubernetesDeployment
 
@@ -71,8 +74,9 @@ class KubernetesEngine(base.Engine):
         self.namespace = Namespace(here, self.rendering)
         self.stopping = Stopping(here, self.inspection)
         self.database = Database(here, self.commands)
+        self.backups = ScheduledBackups(here, self.rendering)
         self.startup = Startup(
-            here, self, self.namespace, self.rendering, self.inspection, self.database, self.forwards
+            here, self, self.namespace, self.rendering, self.inspection, self.database, self.forwards, self.backups
         )
 
     @property
@@ -228,6 +232,7 @@ class KubernetesEngine(base.Engine):
         self.forwards.stop()
         if not self.namespace.is_there():
             return ()
+        self.backups.remember()
         stopped = [status.name for status in self.services() if status.state is not State.MISSING]
         self.stopping.stop(progress, drain)
         return tuple(reversed(stopped))
@@ -241,7 +246,26 @@ class KubernetesEngine(base.Engine):
         return (*lines, *self.database.leave())
 
     def put_users(self) -> tuple[str, ...]:
-        return self.logins.put() if self.namespace.is_there() else ()
+        if not self.namespace.is_there():
+            return ()
+        self.deployment.kubectl.apply(self.backups.secrets(), "the logins of the next backup")
+        return self.logins.put()
+
+    # scheduled backups
+
+    def start_schedule(self) -> tuple[str, ...]:
+        self.namespace.refuse_others()
+        self.backups.apply()
+        return (f"CronJob {scheduled_backups.NAME} in {self.deployment.where} runs it",)
+
+    def end_schedule(self) -> tuple[str, ...]:
+        if not self.namespace.is_there():
+            return ()
+        self.backups.end()
+        return (f"CronJob {scheduled_backups.NAME} in {self.deployment.where} was removed",)
+
+    def scheduled_runs(self) -> Runs | None:
+        return self.backups.runs()
 
     # what is looked at before a start
 

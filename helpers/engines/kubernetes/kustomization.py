@@ -20,6 +20,7 @@ from helpers.services import BUCKET, GATEWAY, JUPYTER, MLFLOW, POSTGRES, SCHEMA,
 
 Data = dict[str, Any]
 BASE = "base"  # in docker/kubernetes
+CODE = "helpers.zip"  # beside it: the modules that a scheduled backup runs
 GATEWAY_VOLUME = "1g"  # certificates, and a log that is bounded
 MOST_REQUESTED = 2**30  # bytes of memory: no service of the base requests more
 # the image of each service, by the short name that the base has for it
@@ -53,6 +54,8 @@ def kustomization(
         maps |= environments(deployment)
     if deployment.is_public:
         patches.append(_gateway_patch(deployment))
+    if scheduled := deployment.scheduled:
+        patches.append(_patch("CronJob", "backup", {"schedule": f"{scheduled.minute} * * * *"}, "batch/v1"))
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -62,7 +65,10 @@ def kustomization(
         "labels": [{"pairs": pairs, "includeTemplates": True}],
         "images": [_image(SHORT[key], reference) for key, reference in images.references().items()],
         # emptied, then filled by a patch, which takes any value as it is
-        "configMapGenerator": [{"name": JUPYTER, "behavior": "replace", "literals": ["HOME=/home/jovyan"]}],
+        "configMapGenerator": [
+            {"name": JUPYTER, "behavior": "replace", "literals": ["HOME=/home/jovyan"]},
+            *([{"name": "backup-code", "files": [CODE]}] if deployment.scheduled else []),
+        ],
         "patches": [
             *(
                 {"target": {"kind": "ConfigMap", "name": name}, "patch": _text(_map(name, values))}
@@ -83,6 +89,7 @@ def components(deployment: KubernetesDeployment) -> list[str]:
         return ["notebook-only"]
     result = {"minio": ["minio"], "external": ["external-store"]}.get(deployment.object_store, [])
     result += ["database-client"] if deployment.external_database else []
+    result += ["scheduled-backups"] if deployment.scheduled else []
     if not deployment.is_public:
         return result
     # strangers may name addresses to the server: it is sent nowhere where what it needs is in its namespace

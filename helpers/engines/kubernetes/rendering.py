@@ -11,7 +11,7 @@ from typing import Any
 
 from helpers import clone, digests, site_network
 from helpers.engines import jupyterlab, notebook_spec
-from helpers.engines.kubernetes import gpus, kubectl, kustomization, objects
+from helpers.engines.kubernetes import backup_plan, gpus, kubectl, kustomization, objects
 from helpers.engines.kubernetes.cluster import Cluster
 from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
 from helpers.engines.kubernetes.images import Images
@@ -90,6 +90,8 @@ class Rendering(KubernetesComponent):
             root = Path(folder, "kubernetes")
             shutil.copytree(SOURCE, root)  # kustomize reads nothing outside its root
             (root / "kustomization.yaml").write_text(json.dumps(content, indent=1))
+            if self.deployment.scheduled:
+                (root / kustomization.CODE).write_bytes(backup_plan.code())
             return kubectl.kustomize(str(root))
 
     @cached_property
@@ -110,7 +112,8 @@ class Rendering(KubernetesComponent):
 
     def digest(self) -> str:
         """A hash of all that is applied, the secrets among it."""
-        return digests.digest(self.text, self.deployment.secrets_digest())
+        given = backup_plan.plan(self.deployment, self.images.references()) if self.deployment.scheduled else ""
+        return digests.digest(self.text, self.deployment.secrets_digest(), given)
 
     def select(self, *names: str) -> list[Object]:
         """The workloads of these services, each marked with the hash of what it is."""

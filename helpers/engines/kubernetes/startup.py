@@ -18,6 +18,7 @@ from helpers.engines.kubernetes.inspection import Inspection, pods_of
 from helpers.engines.kubernetes.kubectl import Object
 from helpers.engines.kubernetes.ownership import Namespace
 from helpers.engines.kubernetes.rendering import Rendering
+from helpers.engines.kubernetes.scheduled_backups import ScheduledBackups
 from helpers.engines.kubernetes.volumes import Volumes
 from helpers.errors import EngineUnavailable, ServiceFailed, TrackbedError
 from helpers.services import (
@@ -40,7 +41,7 @@ PLACE_SECONDS, VOLUME_SECONDS, ATTACH_SECONDS = 5.0, 45.0, 120.0  # in which a p
 FIRST = (POSTGRES, STORE, STORE_SYNC)
 JOBS = (SCHEMA, BUCKET)
 KINDS = (
-    "configmaps,services,networkpolicies,poddisruptionbudgets,statefulsets,deployments,jobs"  # what is ours to prune
+    "configmaps,services,networkpolicies,poddisruptionbudgets,statefulsets,deployments,cronjobs,jobs"  # ours to prune
 )
 
 
@@ -54,8 +55,10 @@ class Startup(KubernetesComponent):
         inspection: Inspection,
         database: Database,
         forwards: Forwards,
+        backups: ScheduledBackups,
     ) -> None:
         super().__init__(deployment)
+        self.backups = backups
         self.volumes = Volumes(deployment)
         self.engine, self.namespace, self.rendering = engine, namespace, rendering
         self.inspection, self.database, self.forwards = inspection, database, forwards
@@ -68,7 +71,7 @@ class Startup(KubernetesComponent):
         progress.step(f"preparing {self.deployment.where}")
         self.namespace.make()
         self.volumes.settle(self.rendering.things, progress)
-        self.kubectl.apply(secrets.rendered(self.deployment), "the services' secrets")
+        self.kubectl.apply([*secrets.rendered(self.deployment), *self.backups.secrets()], "the services' secrets")
         self.kubectl.apply(self.rendering.others(), "what the services read")
         self._end_failed(progress)
         notebook = self.rendering.select(JUPYTER)

@@ -12,7 +12,7 @@ from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE, Progress
 
 ORDER = ((JUPYTER,), (GATEWAY,), (MLFLOW,), (STORE, POSTGRES))  # a server ends before what it writes to
 BESIDE = 60.0  # seconds for a pod to go, beside the time that it is given for its requests
-APPLIED = "jobs,services,networkpolicies,poddisruptionbudgets,configmaps"
+APPLIED = "cronjobs,jobs,services,networkpolicies,poddisruptionbudgets,configmaps"
 
 
 class Stopping(KubernetesComponent):

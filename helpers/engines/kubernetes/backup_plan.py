@@ -1,0 +1,43 @@
+"""What a pod that makes a scheduled backup is told, as data. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from helpers import code_bundle
+from helpers.engines.kubernetes.deployment import KubernetesDeployment
+
+PROGRAM = "helpers.backups.in_cluster"
+LACKING = ("tenacity",)  # what it needs and MLflow's image does not have
+PLAN, CERTIFICATES = "plan.json", "ca.crt"  # as PROGRAM reads them
+
+
+def code() -> bytes:
+    """The modules that it runs, as a zip."""
+    return code_bundle.bundle(PROGRAM, LACKING)
+
+
+def plan(deployment: KubernetesDeployment, images: Mapping[str, str]) -> dict[str, Any]:
+    """What a pod is told, the keys of the bucket among it. The active database and prefix it has from MLflow's own
+    ConfigMap."""
+    schedule, settings, state = deployment.scheduled, deployment.settings, deployment.project.state
+    assert schedule is not None
+    return {
+        "schedule": {**asdict(schedule), "environment": {}},
+        "project": settings.project,
+        "instance": state.instance,
+        "engine": "kubernetes",
+        "store": deployment.object_store,
+        "settings": {"s3_endpoint": settings.s3_endpoint, "s3_bucket": settings.s3_bucket},
+        "remembered": dict(state.remembered),
+        "versions": {f"image {service}": reference for service, reference in images.items()},
+        "environment": deployment.proxies,
+        "access": {
+            "endpoint": settings.backup_s3_endpoint,
+            "region": settings.backup_s3_region,
+            "key": settings.backup_s3_access_key,
+            "secret": settings.backup_s3_secret_key,
+        },
+    }

@@ -1,0 +1,102 @@
+"""A schedule of backups and how its runs went, as data: when one is due. Also in a pod, which has little else."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers.project.state import write_private
+
+FILE = "backup-schedule.json"
+RESULT = "backup-result.json"
+KEEP = "--keep-"  # what the flags of a policy begin with
+CLUSTER = "cluster"  # the runner of a schedule that the engine itself runs
+HOUR = 3600.0
+EARLY = 600.0  # seconds by which a look at the clock may come early, and counts
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``every`` in seconds; ``since``: when it was made; ``runner``: systemd, cron or cluster; ``minute``: of each
+    hour, when it looks whether a backup is due; ``keep``: the policy of the prune after it, by its flags;
+    ``environment``: what the shell that made it had and a backup needs."""
+
+    every: float
+    place: str
+    since: float
+    runner: str
+    minute: int
+    keep: dict[str, int] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """As it is typed."""
+        kept = "".join(f" {flag}={count}" for flag, count in self.keep.items())
+        return f"--every={period(self.every)} --to={shlex.quote(self.place)}{kept}"
+
+    def save(self, folder: Path) -> None:
+        write_private(folder / FILE, json.dumps(asdict(self), indent=1).encode())
+
+
+@dataclass(frozen=True)
+class Good:
+    """A backup that succeeded: when it had ended, as `restore` takes it, and its bytes."""
+
+    ended: float
+    backup: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """How the last run went. ``state``: running, done, failed, or skipped while the project was stopped."""
+
+    state: str = ""
+    started: float = 0.0
+    problem: str = ""
+    good: Good | None = None
+
+    @classmethod
+    def parse(cls, content: Any) -> Result:
+        """From what `asdict` gave. Raises KeyError, TypeError or ValueError."""
+        good = content["good"]
+        return cls(
+            str(content["state"]),
+            float(content["started"]),
+            str(content["problem"]),
+            Good(float(good["ended"]), str(good["backup"]), int(good["size"])) if good else None,
+        )
+
+    def save(self, folder: Path) -> None:
+        write_private(folder / RESULT, json.dumps(asdict(self), indent=1).encode())
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What an engine tells of a schedule that it runs itself. ``installed``: whether it still does."""
+
+    result: Result
+    installed: bool = True
+    under_way: bool = False
+
+
+def due(schedule: Schedule, result: Result, now: float) -> bool:
+    """Whether it is time. A backup that failed, or was killed, is tried again each hour."""
+    return result.state != "done" or now >= result.started + schedule.every - EARLY or now < result.started
+
+
+def next_run(schedule: Schedule, result: Result, now: float) -> float:
+    """When a backup begins next, in seconds since the epoch."""
+    earliest = now if due(schedule, result, now) else result.started + schedule.every - EARLY
+    at = earliest - earliest % HOUR + 60 * schedule.minute
+    return at if at >= earliest else at + HOUR
+
+
+def period(seconds: float) -> str:
+    """As it is typed: 6h, or 2d."""
+    days, rest = divmod(seconds, 24 * HOUR)
+    return f"{days:.0f}d" if not rest else f"{seconds / HOUR:.0f}h"

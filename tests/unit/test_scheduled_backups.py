@@ -1,0 +1,224 @@
+"""Scheduled backups in a cluster: what their pods do, what they are given, and what is told of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from helpers.backups import create, in_cluster, prune, repository_writer
+from helpers.backups.storage import Folder
+from helpers.data import database
+from helpers.engines.kubernetes import kustomization, scheduled_backups
+from helpers.engines.kubernetes.engine import KubernetesEngine
+from helpers.errors import TrackbedError
+from helpers.project import backup_schedule
+from helpers.project.backup_runs import CLUSTER, HOUR, Good, Result, Runs, Schedule
+from tests.unit.fake_kubectl import FakeKubectl
+from tests.unit.fakes import project
+from tests.unit.test_prune import write
+
+NOW = 1_790_000_000.0
+EVERY6H = Schedule(6 * HOUR, "s3://vault/lab", NOW, CLUSTER, 17, {"--keep-last": 2})
+ENVIRON = {
+    "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://mlflow@db.example.org:5433/mlflow_b?sslmode=require",
+    "MLFLOW_ARTIFACTS_DESTINATION": "s3://mlflow-artifacts/live-b",
+}
+
+
+def plan(**more: Any) -> dict[str, Any]:
+    return {
+        "schedule": asdict(EVERY6H),
+        "project": "lab",
+        "instance": "abc",
+        "engine": "kubernetes",
+        "store": "versitygw",
+        "settings": {"s3_endpoint": "", "s3_bucket": "b"},
+        "remembered": {},
+        "versions": {},
+        **more,
+    }
+
+
+# one run, in its pod
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked in the session that a run holds; the database answers."""
+    asked: list[str] = []
+
+    @contextmanager
+    def session(engine: Any, name: str) -> Iterator[SimpleNamespace]:
+        asked.append(name)
+        yield SimpleNamespace(ask=asked.append)
+
+    monkeypatch.setattr(database, "session", session)
+    monkeypatch.setenv("PGPASSFILE", "/run/secrets/pgpass")
+    return asked
+
+
+def adds(monkeypatch: pytest.MonkeyPatch, store: Folder) -> list[Any]:
+    """`create.add` writes a backup of nothing; gives the projects and engines that it was asked for."""
+    seen: list[Any] = []
+
+    def add(project: Any, engine: Any, target: Folder, *_: Any) -> create.Added:
+        seen.append((project, engine))
+        about = {"made": datetime.now(UTC).isoformat(), "project_id": create.identity(project), "seconds": 1}
+        with repository_writer.Writer(store, "lab", about, "x") as writer:
+            name, manifest = writer.finish({"tables": {}, "dump_bytes": 10, "schema": "", "mlflow": ""})
+        return create.Added(name, manifest, SimpleNamespace(count=0), 0, {}, ())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(create, "add", add)
+    return seen
+
+
+def test_a_run_backs_up_when_it_is_time(tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Folder(tmp_path / "repo")
+    seen = adds(monkeypatch, store)
+    pruned: list[Any] = []
+    monkeypatch.setattr(prune, "prune", lambda store, name, policy, *_: pruned.append(policy))
+    now = time.time()
+    first = in_cluster.run(plan(), ENVIRON, store, now)
+    assert first.state == "done" and first.good and pruned[0].last == 2
+    ((made, engine),) = seen
+    assert made.state.active == {"database": "mlflow_b", "prefix": "live-b"} and held == ["mlflow_b", "SELECT 1"]
+    assert engine.database["PGHOST"] == "db.example.org" and engine.database["PGSSLMODE"] == "require"
+    again = in_cluster.run(plan(), ENVIRON, store, now + 5 * HOUR)
+    assert len(seen) == 1 and again.good and again.good.backup == first.good.backup
+    in_cluster.run(plan(instance="another of that name"), ENVIRON, store, now + 5 * HOUR)
+    assert len(seen) == 2
+
+
+def test_data_that_were_replaced_meanwhile_are_no_backup(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Folder(tmp_path / "repo")
+    adds(monkeypatch, store)
+
+    @contextmanager
+    def ended(engine: Any, name: str) -> Iterator[SimpleNamespace]:
+        def ask(statement: str) -> None:
+            raise TrackbedError("the database ended the connection", "")
+
+        yield SimpleNamespace(ask=ask)
+
+    monkeypatch.setattr(database, "session", ended)
+    result = in_cluster.run(plan(), ENVIRON, store, time.time())
+    assert result.state == "failed" and "replaced meanwhile" in result.problem
+    assert not list((tmp_path / "repo" / "backups").iterdir()) and not result.good
+
+
+def test_an_earlier_backup_that_is_damaged_is_none(tmp_path: Path, held: list[str]) -> None:
+    store = Folder(tmp_path / "repo")
+    write(store, {})
+    assert (
+        in_cluster.newest(
+            store, SimpleNamespace(settings=SimpleNamespace(project="p"), state=SimpleNamespace(instance="x"))
+        )
+        is None
+    )
+
+
+# what is told of the runs
+
+
+def times(ago: float) -> str:
+    return datetime.fromtimestamp(NOW - ago, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def run(name: str, ago: float, result: Result | None = None, state: str = "", **status: Any) -> list[dict[str, Any]]:
+    """A Job and its pod, as the API tells of them."""
+    container = {"terminated": {"exitCode": 0, "message": json.dumps(asdict(result))}} if result else {}
+    if state:
+        container = {state: {}}
+    metadata = {"name": name, "creationTimestamp": times(ago)}
+    owner = {"ownerReferences": [{"kind": "Job", "name": name}]}
+    pod_status = {"containerStatuses": [{"name": "backup", "state": container}]} if container else {}
+    return [
+        {"kind": "Job", "metadata": metadata, "status": status},
+        {"kind": "Pod", "metadata": {**metadata, **owner}, "status": pod_status},
+    ]
+
+
+GOOD = Good(NOW - HOUR, "s3://vault/lab/backups/x.json", 5)
+DONE = Result("done", NOW - HOUR, "", GOOD)
+FAILED = [{"type": "Failed", "status": "True", "message": "Job was active longer than specified deadline"}]
+
+
+def test_the_newest_run_that_ended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    assert scheduled_backups.runs([], True, NOW) == Runs(Result())
+    listed = [*run("a", 2 * HOUR, Result("failed", NOW, "no answer")), *run("b", HOUR, DONE)]
+    assert scheduled_backups.runs(listed, True, NOW) == Runs(DONE)
+    listed += run("c", 60, state="running")
+    assert scheduled_backups.runs(listed, True, NOW) == Runs(DONE, under_way=True)
+
+
+def test_a_failure_keeps_the_last_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    listed = [*run("a", HOUR, DONE), *run("b", 60, conditions=FAILED)]
+    seen = scheduled_backups.runs(listed, True, NOW).result
+    assert seen.state == "failed" and "deadline" in seen.problem and seen.good == GOOD
+
+
+def test_a_problem_of_the_last_backup_stays_until_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that found nothing due says nothing of it."""
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    with_problem = Result("done", NOW - HOUR, "earlier backups are damaged", GOOD)
+    listed = [*run("a", HOUR, with_problem), *run("b", 60, DONE)]
+    assert scheduled_backups.runs(listed, True, NOW).result.problem == "earlier backups are damaged"
+    newer = Result("done", NOW, "", Good(NOW, "y", 5))
+    assert scheduled_backups.runs([*listed, *run("c", 1, newer)], True, NOW).result.problem == ""
+
+
+def test_a_pod_that_does_not_begin_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    for ago, state in ((60, ""), (HOUR, "failed")):
+        job, pod = run("a", ago)
+        pod["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "message": "no node is free"}]}
+        seen = scheduled_backups.runs([job, pod], True, NOW)
+        assert seen.result.state == state and not seen.under_way
+        assert ("no node is free" in seen.result.problem) == bool(state)
+
+
+# what the cluster is given
+
+
+def test_a_schedule_is_a_cron_job_with_a_secret_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeKubectl(tmp_path / "bin", monkeypatch)
+    given = project(tmp_path, engine="kubernetes", backup_s3_endpoint="http://s3:9000")
+    engine = KubernetesEngine(given)
+    assert "scheduled-backups" not in kustomization.components(engine.deployment) and not engine.backups.secrets()
+    assert engine.scheduled_runs() is None
+    given.state.save()
+    EVERY6H.save(given.settings.folder)
+    content = engine.rendering
+    assert "scheduled-backups" in kustomization.components(engine.deployment)
+    (secret,) = engine.backups.secrets()
+    assert secret["metadata"]["name"] == "secrets-backup" and "plan.json" in secret["data"]
+    assert content is engine.rendering
+    (given.settings.folder / "backup-schedule.json").write_text("[]")  # damaged: `status` says so, a start goes on
+    assert engine.deployment.scheduled is None
+
+
+def test_a_stop_keeps_what_is_known_of_the_last_good_backup(tmp_path: Path) -> None:
+    settings = project(tmp_path, project="lab").settings
+    settings.folder.mkdir(parents=True)
+    EVERY6H.save(settings.folder)
+    Result("skipped", NOW, "", GOOD).save(settings.folder)
+    found = backup_schedule.condition(settings, lambda: Runs(Result(), installed=False))
+    assert found and not found.problem and "paused" in found.line  # stopped
+    found = backup_schedule.condition(settings, lambda: Runs(Result()))
+    assert found and found.result.good == GOOD  # started again, and no run yet
+    Result("done", NOW, "", GOOD).save(settings.folder)
+    found = backup_schedule.condition(settings, lambda: Runs(Result(), installed=False))
+    assert found and "cluster no longer runs the schedule" in found.problem
