@@ -279,8 +279,8 @@ def restore(
     positional=["source"],
     repeated=["artifacts"],
     help={
-        "source": "Folder `mlruns` of another MLflow, its SQLite file (a path, or sqlite:///PATH), or its database "
-        "(postgresql://USER@HOST/DATABASE or mysql://...); it is only read",
+        "source": "Folder `mlruns` of another MLflow, its SQLite file (a path, or sqlite:///PATH), its database "
+        "(postgresql://USER@HOST/DATABASE or mysql://...) or its server (https://HOST); it is only read",
         "artifacts": "OLD=NEW: artifacts whose location begins with OLD are in the folder or s3://BUCKET/PREFIX NEW; "
         "s3://BUCKET/PREFIX alone is read where it is; may be given several times",
         "dry_run": "Count what would come, with its size and about how long it takes; change nothing",

@@ -38,6 +38,8 @@ def import_source(
 ) -> None:
     options.refuse(dry_run and skip_missing, "--skip-missing", "with --dry-run, which imports nothing")
     source = sources.source(text)
+    if source.tracking:
+        console.notice(f"{source} is MLflow {source.tracking.check()}".rstrip())
     project = options.load(given)
     if source.server:
         source = replace(source, server=_answering(source.server))

@@ -10,10 +10,12 @@ from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from helpers.errors import SettingError, TrackbedError
-from helpers.imports import sources
+from helpers.imports import downloads, sources
 from helpers.imports.buckets import GetBucket, Store
 from helpers.imports.databases import Block
+from helpers.imports.downloads import Remote
 from helpers.imports.sources import File, Source
+from helpers.imports.tracking_server import Missing, TrackingServer
 
 BESIDE = ("mlruns", "mlartifacts")  # what MLflow makes beside its database
 SERVED, S3 = "mlflow-artifacts:", "s3://"
@@ -67,7 +69,7 @@ class Folder:
 class Survey:
     """What there is to carry: folders, how many files and bytes; ``missing``: what cannot be read, in lines."""
 
-    folders: list[Folder] = field(default_factory=list)
+    folders: list[Folder | Remote] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     objects: int = 0
     size: int = 0
@@ -148,6 +150,9 @@ class Places:
         """Look at all of them, without reading a file."""
         result = Survey()
         for location in locations:
+            if self._source.tracking and not self._is_mapped(location.place):
+                self._look(self._source.tracking, location, result)
+                continue
             chosen = self._candidates(location)
             if not chosen:
                 result.missing.append(f"{location}: {location.uri or 'no location'} is outside of what was named")
@@ -174,6 +179,27 @@ class Places:
             survey.largest = max(survey.largest, file.size)
         survey.folders.append(folder)
         survey.missing += [f"{location}: {path} is no plain file, or cannot be opened" for path in left]
+
+    def _look(self, server: TrackingServer, location: Location, survey: Survey) -> None:
+        """The same for artifacts that a running server has."""
+        remote = downloads.folder(server, location.kind, location.id, location.uri, location.target, location.known)
+        if remote is None:
+            survey.missing.append(f"{location}: {location.uri or 'no location'} cannot be read through the server")
+            return
+        try:
+            for file in remote.files():
+                survey.objects += 1
+                survey.size += file.size
+                survey.largest = max(survey.largest, file.size)
+            survey.folders.append(remote)
+        except Missing:
+            if location.needed:
+                survey.missing.append(f"{location}: {location.uri}: the server has nothing there")
+        except TrackbedError as error:
+            survey.missing.append(f"{location}: {location.uri}: {error.message}")
+
+    def _is_mapped(self, place: str) -> bool:
+        return any(place == mapping.old or place.startswith(f"{mapping.old}/") for mapping in self._mappings)
 
     def _candidates(self, location: Location) -> list[tuple[Root, str]]:
         """A trusted folder, and the path below it; several where the first may be gone."""
@@ -212,7 +238,7 @@ def _safe(root: Root, path: str) -> list[tuple[Root, str]]:
     return [] if {".", ".."} & set(words) or "\0" in path else [(root, "/".join(words))]
 
 
-def read(folders: Iterable[Folder]) -> Iterator[tuple[str, File]]:
+def read(folders: Iterable[Folder | Remote]) -> Iterator[tuple[str, File]]:
     """The name and the file of every artifact."""
     for folder in folders:
         for file in folder.files():

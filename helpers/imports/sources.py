@@ -17,10 +17,12 @@ from typing import IO
 
 from helpers import safe_files
 from helpers.errors import SettingError, TrackbedError
-from helpers.imports import databases, own_backups
+from helpers.imports import databases, own_backups, tracking_server
 from helpers.imports.databases import Block, Server
+from helpers.imports.tracking_server import TrackingServer
 
-FOLDER, SQLITE, ROWS = "folder", "sqlite", "rows"  # as the MLflow service's program calls them
+# as the MLflow service's program calls them
+FOLDER, SQLITE, ROWS, PAGES = "folder", "sqlite", "rows", "pages"
 NOWHERE = Path(os.devnull)  # the path of what has none
 TRASH, MODELS, ARTIFACTS = ".trash", "models", "artifacts"
 Skip = Callable[[str], bool]
@@ -41,19 +43,20 @@ class File:
 class Source:
     """What is imported. ``path``: the file store's folder or the database's file; ``root``: the folder of it.
 
-    ``server``: a database's address instead.
+    ``server``: a database's address instead; ``tracking``: a running server.
     """
 
     kind: str
     path: Path
     server: Server | None = None
+    tracking: TrackingServer | None = None
 
     @property
     def root(self) -> Path:
         return self.path if self.kind == FOLDER else self.path.parent
 
     def __str__(self) -> str:
-        return str(self.server or self.path)
+        return str(self.tracking or self.server or self.path)
 
 
 def source(text: str) -> Source:
@@ -66,9 +69,7 @@ def source(text: str) -> Source:
             "into an SQLite file."
         )
     if re.match(r"https?:", text):
-        raise SettingError(
-            "A running server is not imported over the network yet. Name its SQLite file or its folder `mlruns`."
-        )
+        return Source(PAGES, NOWHERE, tracking=tracking_server.server(text))
     if refused := own_backups.refusal(text):
         raise refused
     if text.startswith("sqlite:"):
@@ -87,7 +88,7 @@ def source(text: str) -> Source:
             return Source(SQLITE, path)
         raise SettingError(f"{path} is neither an SQLite database nor a whole backup of Trackbed.")
     raise SettingError(
-        f"{path}: there is no such file or folder. Name a folder `mlruns`, an SQLite file or a database's address."
+        f"{path}: there is no such file or folder. Name a folder `mlruns`, an SQLite file or an address."
     )
 
 
@@ -152,6 +153,9 @@ def files(chosen: Source, left: list[str]) -> Iterator[File | Block]:
 
     A file store comes with all of an experiment together, and in it all of a run together.
     """
+    if chosen.tracking:
+        yield from tracking_server.files(chosen.tracking, left)
+        return
     if chosen.server:
         yield from databases.files(chosen.server)
         return

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.imports import tracking_server
 from tests.conftest import Clone, docker_answers
-from tests.integration import buckets, imported, source_servers
+from tests.integration import buckets, imported, read_only, source_servers
 from tests.integration.snapshot import Server
 
 pytestmark = pytest.mark.transfer
@@ -62,6 +63,24 @@ def test_what_an_old_client_logged_arrives(
     assert imported.differences(imported.plain(expected[kind]), imported.said(server)) == []
     if engine == "embedded" and not EVERY:
         _beside(clone, server, tmp_path, imported.plain(expected[kind]))
+        _over_the_network(clone_factory(engine), server)
+
+
+def _over_the_network(clone: Clone, server: Server) -> None:
+    """All of a running server, which wants a login, refuses what is no read, and does not answer once in a while."""
+    clone.up()
+    login = {tracking_server.TOKEN: "a token of the test"}
+    with read_only.proxy(server.url, f"Bearer {login[tracking_server.TOKEN]}") as proxy:
+        refused = clone.invoke("import", proxy.url)
+        assert refused.returncode == 1 and tracking_server.TOKEN in refused.stderr, refused.stderr
+        done = clone.invoke("import", proxy.url, around=login)
+        assert done.returncode == 0 and "every row was read back" in done.stderr, done.stderr
+        again = clone.invoke("import", proxy.url, around=login)
+        assert again.returncode == 0 and "has all of the source already" in again.stderr, again.stderr
+        assert "are others here" not in again.stderr
+        assert proxy.failed > 0 and proxy.refused == []
+        assert login[tracking_server.TOKEN] not in done.stdout + done.stderr + refused.stderr
+    assert imported.differences(imported.said(server), imported.said(Server(clone.url("mlflow")))) == []
 
 
 def _beside(clone: Clone, server: Server, folder: Path, before: imported.Said) -> None:

@@ -84,7 +84,9 @@ def test_what_is_no_plain_file_is_named_and_not_followed(store: Path, tmp_path: 
     "text, words",
     [
         ("mssql+pyodbc://u:secret@h/db", "of databases on a server, PostgreSQL's and MySQL's are imported"),
-        ("https://mlflow.example.org", "A running server is not imported"),
+        ("https://ann:secret@mlflow.example.org", "A login in the address would be seen"),
+        ("http://[", "The server's address has another form"),
+        ("https://mlflow.example.org/?token=secret", "The server's address has another form"),
         ("sqlite://relative.db", "an SQLite file is named as in"),
         ("/nonexistent/mlruns", "there is no such file or folder"),
     ],

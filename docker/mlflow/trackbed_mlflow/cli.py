@@ -8,9 +8,9 @@ bucket       make sure the bucket (or artifact folder) is there; TRACKBED_S3_CRE
 schema       print {"database": revision or null, "code": revision, "state": empty|current|older|newer}
 object PATH  print the stored objects below that artifact path as JSON: [{"path": ..., "size": ...}, ...]
 known REV    print what that schema revision is to this MLflow: current, older or newer
-import KIND [--show] [--beside|--merge]  read another MLflow's data from a tar stream (KIND: folder, sqlite or rows)
-             into the empty database, beside what it has, or merged with it; or only count them; prints JSON lines:
-             {"rows"}, {"location"} and at the end {"end"}
+import KIND [--show] [--beside|--merge]  read another MLflow's data from a tar stream (KIND: folder, sqlite, rows or
+             pages) into the empty database, beside what it has, or merged with it; or only count them; prints JSON
+             lines: {"rows"}, {"location"} and at the end {"end"}
 make REV     make the empty tables of that revision, in an empty database
 list         print one JSON line [name, size, mark] for each object; an equal mark: the object is unchanged
 out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the active one

@@ -14,9 +14,10 @@ from typing import BinaryIO
 from trackbed_mlflow import schema
 from trackbed_mlflow.errors import FAILED, Stop
 from trackbed_mlflow.imports.file_store import FileStore, files
+from trackbed_mlflow.imports.server_pages import ServerPages
 from trackbed_mlflow.imports.server_rows import ServerRows
 
-KINDS = FOLDER, SQLITE, ROWS = "folder", "sqlite", "rows"
+KINDS = FOLDER, SQLITE, ROWS, PAGES = "folder", "sqlite", "rows", "pages"
 # what SQLite may need of a database that was not closed
 PARTS = ("source.db", "source.db-wal", "source.db-journal")
 
@@ -35,7 +36,8 @@ def staged(kind: str, stream: BinaryIO) -> Iterator[Staged]:
     """Read a source of that kind from a tar stream."""
     with tempfile.TemporaryDirectory(prefix="tmp-import-") as name:
         folder = Path(name)
-        result = {FOLDER: _read_folder, SQLITE: _read_sqlite, ROWS: _read_rows}[kind](folder, stream)
+        read = {FOLDER: _read_folder, SQLITE: _read_sqlite, ROWS: _read_rows, PAGES: _read_pages}[kind]
+        result = read(folder, stream)
         result.remarks += _drop_orphans(result.path)
         yield result
 
@@ -65,6 +67,28 @@ def _read_folder(folder: Path, stream: BinaryIO) -> Staged:
         result.remarks.append(
             f"{twice} values of metrics were logged twice at the same time and step; a database holds them once"
         )
+    return result
+
+
+def _read_pages(folder: Path, stream: BinaryIO) -> Staged:
+    import sqlalchemy
+    from mlflow.store.db import utils
+
+    result = Staged(folder / "staging.db")
+    schema.find_migrations()
+    engine = sqlalchemy.create_engine(f"sqlite:///{result.path}")
+    utils._initialize_tables(engine)
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA synchronous = OFF")
+            pages = ServerPages(connection, result.path)
+            pages.read(stream)
+    except (sqlalchemy.exc.SQLAlchemyError, KeyError, TypeError) as error:
+        said = " ".join(str(getattr(error, "orig", repr(error))).split())[:300]
+        raise Stop(FAILED, f"the server's answers are not those of an MLflow: {said}") from None
+    finally:
+        engine.dispose()
+    result.remarks, result.unread = pages.remarks, pages.unread
     return result
 
 
