@@ -177,6 +177,29 @@ def test_a_model_that_is_another_ones_name_gets_a_suffix_and_a_prompt_joins_no_m
         assert pair.source.execute(f"SELECT name FROM {table}").fetchall() == [("model-imported",)]
 
 
+def test_two_of_the_source_never_become_one_model_here(pair: Pair) -> None:
+    pair.version(pair.here, "model", 1, 100, "r1")
+    for name in ("model", "model-imported"):
+        pair.version(pair.source, name, 1, 100, "r1")
+        pair.source.execute("INSERT INTO registered_model_tags (name, key, value) VALUES (?, 'k', 'v')", (name,))
+    pair.plan(merge=True)
+    models = pair.source.execute("SELECT name, version FROM model_versions ORDER BY 1").fetchall()
+    assert models == [("model", 1), ("model-imported", 1)]
+
+
+def test_two_experiments_of_the_source_may_be_one_here(pair: Pair) -> None:
+    pair.experiment(pair.here, 7, "both", 5, "r1", "r2")
+    for number, run in ((4, "r1"), (5, "r2")):
+        pair.experiment(pair.source, number, run, number, run)
+        pair.source.execute("INSERT INTO experiment_tags VALUES ('note', ?, ?)", (run, number))
+        pair.source.execute("INSERT INTO datasets VALUES (?, ?, 'data', 'ab')", (f"d-{run}", number))
+        pair.source.execute("INSERT INTO inputs VALUES (?, 'DATASET', ?, 'RUN', ?)", (f"i-{run}", f"d-{run}", run))
+    assert pair.plan().numbers == {4: 7, 5: 7}
+    assert pair.source.execute("SELECT * FROM experiment_tags").fetchall() == [("note", "r1", 7)]
+    assert pair.source.execute("SELECT dataset_uuid, experiment_id FROM datasets").fetchall() == [("d-r1", 7)]
+    assert pair.source.execute("SELECT DISTINCT source_id FROM inputs").fetchall() == [("d-r1",)]
+
+
 def test_a_dataset_that_is_here_keeps_its_id_and_so_do_its_uses(pair: Pair) -> None:
     use = ("DATASET", "d-here", "RUN", "here")
     pair.here.execute("INSERT INTO datasets VALUES ('d-here', 1, 'data', 'ab')")

@@ -219,6 +219,17 @@ def _is_empty_default(ask: Ask, number: int) -> bool:
 
 def _join(staging: sqlite3.Connection, number: int, home: int, result: Plan) -> None:
     """What the experiment has comes into one that is here, which stays as it is."""
+    for other in [old for old, new in result.numbers.items() if new == home]:  # of two, each key comes once
+        staging.execute("DELETE FROM experiment_tags WHERE experiment_id = ?", (number,))
+        same = (
+            "SELECT a.dataset_uuid, b.dataset_uuid FROM datasets a JOIN datasets b USING (name, digest) "
+            "WHERE a.experiment_id = ? AND b.experiment_id = ?"
+        )
+        for kept, gone in staging.execute(same, (other, number)).fetchall():
+            staging.execute(
+                "UPDATE inputs SET source_id = ? WHERE source_type = 'DATASET' AND source_id = ?", (kept, gone)
+            )
+            staging.execute("DELETE FROM datasets WHERE experiment_id = ? AND dataset_uuid = ?", (number, gone))
     result.numbers[number] = home
     result.existing.add(home)
     staging.execute("DELETE FROM experiments WHERE experiment_id = ?", (number,))
@@ -234,20 +245,25 @@ def _place_models(staging: sqlite3.Connection, ask: Ask, merge: bool, result: Pl
             made.setdefault((workspace, at), []).append(name)
     listed = f"SELECT workspace, name FROM registered_model_tags WHERE key = '{IS_PROMPT}'"
     prompts, theirs = set(ask(listed)), set(staging.execute(listed))
-    again = 0
+    again, used = 0, set[tuple[str, str]]()
     rows = staging.execute("SELECT workspace, name, creation_time FROM registered_models ORDER BY 1, 2").fetchall()
     for workspace, name, _ in rows:
         taken.setdefault(workspace, set()).add(name)
     for workspace, name, at in rows:
         word = "prompt" if (workspace, name) in theirs else "registered model"
         same = [one for one in made.get((workspace, at), ()) if _is_name_of(name, one)] if at is not None else []
-        homes = same or _model_homes(staging, ask, workspace, name)
+        found = same or _model_homes(staging, ask, workspace, name)
+        homes = [one for one in found if (workspace, one) not in used]  # two that share versions are two here as well
         if homes:
             again += 1
+            used.add((workspace, homes[0]))
             _join_model(staging, ask, workspace, name, homes[0], bool(same))
         elif (workspace, name) not in here:
             continue
-        elif merge and ((workspace, name) in prompts) == ((workspace, name) in theirs):
+        elif (
+            merge and (workspace, name) not in used and ((workspace, name) in prompts) == ((workspace, name) in theirs)
+        ):
+            used.add((workspace, name))
             moved = _join_model(staging, ask, workspace, name, name, False)
             result.remarks.append(f"{word} {name!r} is merged with the one of this project; {moved}")
         else:
