@@ -187,6 +187,18 @@ def test_two_of_the_source_never_become_one_model_here(pair: Pair) -> None:
     assert models == [("model", 1), ("model-imported", 1)]
 
 
+def test_a_name_may_be_an_old_and_a_new_one(pair: Pair) -> None:
+    pair.version(pair.here, "model", 1, 100, "other")
+    pair.version(pair.here, "model-imported", 1, 200, "r1")
+    for name, at, run in (("model", 200, "r1"), ("model-imported", 300, "r2")):
+        pair.version(pair.source, name, 1, at, run)
+        pair.source.execute("INSERT INTO registered_model_tags (name, key, value) VALUES (?, 'k', 'v')", (name,))
+    pair.source.execute("CREATE UNIQUE INDEX once ON registered_model_tags (workspace, key, name)")
+    pair.plan()
+    models = pair.source.execute("SELECT name, run_id FROM model_versions ORDER BY 1").fetchall()
+    assert models == [("model-imported", "r1"), ("model-imported-imported", "r2")]
+
+
 def test_two_experiments_of_the_source_may_be_one_here(pair: Pair) -> None:
     pair.experiment(pair.here, 7, "both", 5, "r1", "r2")
     for number, run in ((4, "r1"), (5, "r2")):

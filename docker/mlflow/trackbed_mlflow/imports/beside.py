@@ -22,6 +22,7 @@ Ask = Callable[..., list[tuple[Any, ...]]]
 BLOCK = 2000
 SUFFIX = "-imported"  # a prompt's name takes letters, digits and ._- only
 LONGEST = 256  # characters of a name
+OLD = "\1"  # before the names of models that have not got theirs yet
 IS_PROMPT = "mlflow.prompt.is_prompt"
 HOMES = (("runs", "run_uuid", "run"), ("trace_info", "request_id", "trace"), ("logged_models", "model_id", "model"))
 # what acts by itself, is encrypted with the other server's keys, or is computed from the rest
@@ -249,6 +250,8 @@ def _place_models(staging: sqlite3.Connection, ask: Ask, merge: bool, result: Pl
     rows = staging.execute("SELECT workspace, name, creation_time FROM registered_models ORDER BY 1, 2").fetchall()
     for workspace, name, _ in rows:
         taken.setdefault(workspace, set()).add(name)
+    for workspace, name, _ in rows:  # a name may be an old and a new one
+        _rename_model(staging, workspace, name, OLD + name)
     for workspace, name, at in rows:
         word = "prompt" if (workspace, name) in theirs else "registered model"
         same = [one for one in made.get((workspace, at), ()) if _is_name_of(name, one)] if at is not None else []
@@ -257,19 +260,19 @@ def _place_models(staging: sqlite3.Connection, ask: Ask, merge: bool, result: Pl
         if homes:
             again += 1
             used.add((workspace, homes[0]))
-            _join_model(staging, ask, workspace, name, homes[0], bool(same))
+            _join_model(staging, ask, workspace, OLD + name, homes[0], bool(same))
         elif (workspace, name) not in here:
-            continue
+            _rename_model(staging, workspace, OLD + name, name)
         elif (
             merge and (workspace, name) not in used and ((workspace, name) in prompts) == ((workspace, name) in theirs)
         ):
             used.add((workspace, name))
-            moved = _join_model(staging, ask, workspace, name, name, False)
+            moved = _join_model(staging, ask, workspace, OLD + name, name, False)
             result.remarks.append(f"{word} {name!r} is merged with the one of this project; {moved}")
         else:
             new = _free(name, taken[workspace])
             taken[workspace].add(new)
-            _rename_model(staging, workspace, name, new)
+            _rename_model(staging, workspace, OLD + name, new)
             result.remarks.append(f"{word} {name!r} becomes {new!r}, because this project has one of that name")
     if again:
         result.remarks.append(f"registered models and prompts that are here already: {again}")
@@ -279,7 +282,8 @@ def _model_homes(staging: sqlite3.Connection, ask: Ask, workspace: str, name: st
     """The models here that got versions of this one in an earlier import, the most likely first."""
     votes: Counter[str] = Counter()
     listed = "SELECT creation_time, coalesce(run_id, '') FROM model_versions WHERE workspace = ? AND name = ?"
-    for block in blocks(staging.execute(f"{listed} AND creation_time IS NOT NULL", (workspace, name)).fetchall()):
+    found = staging.execute(f"{listed} AND creation_time IS NOT NULL", (workspace, OLD + name)).fetchall()
+    for block in blocks(found):
         known = ask(
             "SELECT m.workspace, m.name FROM model_versions m JOIN (VALUES %s) AS v ON "
             "m.creation_time = v.column1 AND coalesce(m.run_id, '') = v.column2",
@@ -290,8 +294,6 @@ def _model_homes(staging: sqlite3.Connection, ask: Ask, workspace: str, name: st
 
 
 def _rename_model(staging: sqlite3.Connection, workspace: str, name: str, new: str) -> None:
-    if name == new:
-        return
     for table in (
         "registered_models",
         "registered_model_tags",
