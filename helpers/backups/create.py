@@ -34,7 +34,7 @@ from helpers.plurals import counted
 from helpers.project import users
 from helpers.services import POSTGRES, STORE, Notice, ProgressReporter, State
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # in a pod of a cluster only what tests/unit/test_code_bundle.py names can be imported
     from helpers.engines.base import Engine
     from helpers.project.project import Project
     from helpers.settings import Settings

@@ -215,10 +215,12 @@ def _runs(settings: Settings, schedule: Schedule, of_engine: OfEngine) -> Runs:
     return runs if runs.result.good else replace(runs, result=replace(runs.result, good=last.good))
 
 
-def look(settings: Settings, of_engine: OfEngine = nothing) -> tuple[Finding, dict[str, object]] | None:
-    """How the schedule does, in words and as data; None where there is none."""
+def look(settings: Settings, of_engine: OfEngine | None) -> tuple[Finding, dict[str, object]] | None:
+    """How the schedule does, in words and as data; None where there is none, or nobody can tell."""
     try:
-        current, missing = condition(settings, of_engine), unfollowed(settings)
+        if of_engine is None and (made := load(settings.folder)) and made.runner == CLUSTER:
+            return None  # the engine does not answer, so nobody can tell
+        current, missing = condition(settings, of_engine or nothing), unfollowed(settings)
     except TrackbedError as error:
         return Finding(Level.ERROR, "backups", error.message, error.hint), {"problem": error.message}
     if current is None:
@@ -228,8 +230,8 @@ def look(settings: Settings, of_engine: OfEngine = nothing) -> tuple[Finding, di
     return Finding(Level.OK, "backups", current.line), current.data
 
 
-def findings(settings: Settings, of_engine: OfEngine = nothing) -> list[Finding]:
-    """For `invoke doctor`; none where there is no schedule."""
+def findings(settings: Settings, of_engine: OfEngine | None = None) -> list[Finding]:
+    """For `invoke doctor`; none where there is no schedule. ``of_engine``: None where the engine does not answer."""
     seen = look(settings, of_engine)
     return [seen[0]] if seen else []
 

@@ -222,3 +222,4 @@ def test_a_stop_keeps_what_is_known_of_the_last_good_backup(tmp_path: Path) -> N
     Result("done", NOW, "", GOOD).save(settings.folder)
     found = backup_schedule.condition(settings, lambda: Runs(Result(), installed=False))
     assert found and "cluster no longer runs the schedule" in found.problem
+    assert backup_schedule.findings(settings) == []  # the cluster does not answer
