@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 from trackbed_mlflow import errors, schema
-from trackbed_mlflow.imports import file_store, locations, rows, server_rows, staging
+from trackbed_mlflow.imports import file_store, locations, rows, run, server_rows, staging
 
 from tests.unit.fakes import trackbed_mlflow
 
@@ -142,6 +143,11 @@ def test_sums_know_rows_in_any_order_and_each_type() -> None:
     assert one.text == other.text
     other.add((1, "a"))
     assert one.text != other.text
+
+
+def test_an_answer_is_waited_for_through_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(700) + b"\n\n\ncommit\n\n")))
+    assert (run._answer(), run._answer()) == ("commit", "")
 
 
 @pytest.mark.parametrize("words", [("import",), ("import", "other"), ("import", "folder", "--all")])

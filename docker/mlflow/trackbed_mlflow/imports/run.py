@@ -81,8 +81,11 @@ def _run_beside(kind: str, show: bool, merge: bool) -> None:
 
 
 def _answer() -> str:
-    """The next line; what a tar stream has behind its end is none."""
-    return sys.stdin.buffer.readline().lstrip(b"\0").decode().strip()
+    """The next line, "" at the end. Empty ones are signs of life; what a tar stream has behind its end is none."""
+    while line := sys.stdin.buffer.readline():
+        if text := line.lstrip(b"\0").decode().strip():
+            return text
+    return ""
 
 
 def _telling(whole: int) -> rows.Tell:
