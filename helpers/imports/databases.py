@@ -32,7 +32,7 @@ POSTGRESQL, MYSQL = "postgresql", "mysql"
 # where a password is not seen by others; without one Trackbed asks
 HIDDEN = {POSTGRESQL: "PGPASSWORD or ~/.pgpass", MYSQL: "MYSQL_PWD or ~/.my.cnf"}
 BLOCK = 4 * 2**20  # bytes of rows that are in memory at once, about
-MOST, FIRST = 5000, 50  # rows of a block, and of a table's first one: the size of the next follows from it
+MOST, FIRST = 5000, 8  # rows of a block, and of a table's first one: the size of the next follows from it
 REVISION = "alembic_version"
 NOT_DATA = (REVISION, "job_locks", "scheduler_leases")
 
