@@ -9,6 +9,7 @@ import psutil
 from helpers import commands
 from helpers.errors import TrackbedError
 
+LONGEST = 998  # bytes of a command in Debian's cron
 DAEMONS = ("cron", "crond", "fcron", "cronie")
 
 
@@ -21,8 +22,14 @@ def usable() -> bool:
 
 def install(mark: str, schedule: str, command: str) -> None:
     """Have ``command`` run at the times of ``schedule``, in place of the line of that mark. Raises TrackbedError."""
-    line = f"{schedule} {command} {_ending(mark)}"
-    _write([*(one for one in _lines() if not one.endswith(_ending(mark))), line.replace("%", "\\%")])
+    said = f"{command} {_ending(mark)}".replace("%", "\\%")
+    if len(said.encode()) > LONGEST:
+        raise TrackbedError(
+            f"the line for the crontab has {len(said.encode())} bytes, and cron takes {LONGEST}",
+            "most of it is PATH: type the same command again in a shell where that is shorter, as in "
+            "`env PATH=/usr/local/bin:/usr/bin:/bin` before it",
+        )
+    _write([*(one for one in _lines() if not one.endswith(_ending(mark))), f"{schedule} {said}"])
 
 
 def remove(mark: str) -> bool:

@@ -28,7 +28,8 @@ class Timer:
     @property
     def command(self) -> list[str]:
         """What runs: with an environment of its own, and an end."""
-        clean = ["env", "-i", f"HOME={Path.home()}", f"PATH={os.environ.get('PATH', os.defpath)}", "LC_ALL=C.UTF-8"]
+        folders = dict.fromkeys(os.environ.get("PATH", os.defpath).split(os.pathsep))  # a shell names some twice
+        clean = ["env", "-i", f"HOME={Path.home()}", f"PATH={os.pathsep.join(folders)}", "LC_ALL=C.UTF-8"]
         bounded = ["timeout", "--kill-after=60", str(self.limit)]
         return ["/usr/bin/env", *bounded, *clean, *invoke(self.settings, *self.task)]
 

@@ -298,6 +298,20 @@ def test_the_line_is_a_command_of_sh(lab: Project, cron: Path, tmp_path: Path, m
     assert seen["PATH"].endswith("/per%cent/with space")
 
 
+def test_a_line_that_cron_would_not_take(
+    lab: Project, cron: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = os.environ["PATH"]
+    monkeypatch.setenv("PATH", ":".join([shell] * 40))  # what is named twice counts once
+    set_up(lab, "6h", f"{tmp_path}/repo")
+    before = cron.read_text()
+    assert before.count(shell.split(":")[0]) == 1
+    monkeypatch.setenv("PATH", f"{shell}:{'/x' * 500}")
+    with pytest.raises(TrackbedError, match="cron takes 998"):
+        set_up(lab, "6h", f"{tmp_path}/repo")
+    assert backup_schedule.load(lab.settings.folder) is None
+
+
 def test_systemd_takes_the_units(lab: Project, tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
