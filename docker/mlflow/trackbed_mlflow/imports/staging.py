@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from trackbed_mlflow import schema
 from trackbed_mlflow.errors import FAILED, Stop
@@ -42,26 +42,33 @@ def staged(kind: str, stream: BinaryIO) -> Iterator[Staged]:
         yield result
 
 
-def _read_folder(folder: Path, stream: BinaryIO) -> Staged:
+@contextmanager
+def _fresh(path: Path, what: str, *errors: type[Exception]) -> Iterator[Any]:
+    """A connection to a new database of MLflow's. ``what``: what one of ``errors``, or of the tables', means."""
     import sqlalchemy
     from mlflow.store.db import utils  # type: ignore[import-not-found]
 
-    result = Staged(folder / "staging.db")
     schema.find_migrations()
-    engine = sqlalchemy.create_engine(f"sqlite:///{result.path}")
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
     utils._initialize_tables(engine)
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA synchronous = OFF")  # it is made again after a crash
-            store = FileStore(connection, folder / "mlruns")
-            store.read(stream)
-            connection.commit()
-            stored = int(connection.exec_driver_sql("SELECT count(*) FROM metrics").scalar() or 0)
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        said = " ".join(str(getattr(error, "orig", error)).split())[:300]
-        raise Stop(FAILED, f"MLflow's reader gives rows that its own tables do not take: {said}") from None
+            yield connection
+    except (sqlalchemy.exc.SQLAlchemyError, *errors) as error:
+        said = " ".join(str(getattr(error, "orig", repr(error))).split())[:300]
+        raise Stop(FAILED, f"{what}: {said}") from None
     finally:
         engine.dispose()
+
+
+def _read_folder(folder: Path, stream: BinaryIO) -> Staged:
+    result = Staged(folder / "staging.db")
+    with _fresh(result.path, "MLflow's reader gives rows that its own tables do not take") as connection:
+        store = FileStore(connection, folder / "mlruns")
+        store.read(stream)
+        connection.commit()
+        stored = int(connection.exec_driver_sql("SELECT count(*) FROM metrics").scalar() or 0)
     result.remarks, result.unread = store.remarks, store.unread
     if twice := store.read_metrics - stored:
         result.remarks.append(
@@ -71,23 +78,10 @@ def _read_folder(folder: Path, stream: BinaryIO) -> Staged:
 
 
 def _read_pages(folder: Path, stream: BinaryIO) -> Staged:
-    import sqlalchemy
-    from mlflow.store.db import utils
-
     result = Staged(folder / "staging.db")
-    schema.find_migrations()
-    engine = sqlalchemy.create_engine(f"sqlite:///{result.path}")
-    utils._initialize_tables(engine)
-    try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA synchronous = OFF")
-            pages = ServerPages(connection, result.path)
-            pages.read(stream)
-    except (sqlalchemy.exc.SQLAlchemyError, KeyError, TypeError) as error:
-        said = " ".join(str(getattr(error, "orig", repr(error))).split())[:300]
-        raise Stop(FAILED, f"the server's answers are not those of an MLflow: {said}") from None
-    finally:
-        engine.dispose()
+    with _fresh(result.path, "the server's answers are not those of an MLflow", KeyError, TypeError) as connection:
+        pages = ServerPages(connection, result.path)
+        pages.read(stream)
     result.remarks, result.unread = pages.remarks, pages.unread
     return result
 
