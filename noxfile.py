@@ -177,6 +177,12 @@ def kubernetes_sharing(session: nox.Session) -> None:
 
 
 @nox.session(default=False, tags=NIGHTLY)
+def timers(session: nox.Session) -> None:
+    """A schedule of backups run by Debian's cron itself: needs root on Debian."""
+    suite(session, "timers")
+
+
+@nox.session(default=False, tags=NIGHTLY)
 def kubernetes_faults(session: nox.Session) -> None:
     """Faults and upgrades in that cluster while clients write: needs root, Linux, Docker, uv and a package index."""
     first, *others = KUBERNETES_FAULTS
