@@ -1,4 +1,4 @@
-"""This machine's public address, asked from the metadata service of the cloud that it runs in.
+"""The metadata service of the cloud that this machine runs in: one request to it, and the public address it names.
 
 AWS, OpenStack (Chameleon among others), Google and Azure answer on one link-local address, each in its own way:
 OpenStack says 200 with nothing in it where there is no floating IP, AWS wants a token first and says 404, a captive
@@ -19,6 +19,9 @@ CONNECT, READ = 1.0, 2.0  # seconds; off a cloud nobody answers
 AZURE = "/metadata/instance/network/interface/0/ipv4/ipAddress/0/publicIpAddress?api-version=2021-02-01&format=text"
 GOOGLE = "/computeMetadata/v1/instance/network-interfaces/0/access-configs/0/external-ip"
 
+GOOGLE_HEADERS = {"Metadata-Flavor": "Google", "Host": "metadata.google.internal"}
+MOST = 4096  # bytes of an answer
+
 
 @dataclass(frozen=True)
 class PublicAddress:
@@ -29,7 +32,7 @@ class PublicAddress:
     why: str = ""
 
 
-class _Silent(OSError):
+class Silent(OSError):
     """Nobody answers there: no use in asking for the other clouds."""
 
 
@@ -37,19 +40,14 @@ def public_address(service: tuple[str, int] = SERVICE) -> PublicAddress:
     """The public IPv4 address that a metadata service names. Bounded: about 1 s where there is no service."""
     heard = []
     try:
-        token = _token(service)
+        token = session_token(service)
         asks: list[tuple[str, str, str, Mapping[str, str]]] = [
-            (
-                "AWS or OpenStack",
-                "GET",
-                "/latest/meta-data/public-ipv4",
-                {"X-aws-ec2-metadata-token": token} if token else {},
-            ),
-            ("Google", "GET", GOOGLE, {"Metadata-Flavor": "Google", "Host": "metadata.google.internal"}),
+            ("AWS or OpenStack", "GET", "/latest/meta-data/public-ipv4", aws_headers(token)),
+            ("Google", "GET", GOOGLE, GOOGLE_HEADERS),
             ("Azure", "GET", AZURE, {"Metadata": "true"}),
         ]
         for cloud, method, path, headers in asks:
-            status, text = _ask(service, method, path, headers)
+            status, text = ask(service, method, path, headers)
             if status == 200 and (address := _address(text)):
                 return PublicAddress(address, cloud)
             heard.append(f"{cloud}: {_said(status, text)}")
@@ -58,19 +56,28 @@ def public_address(service: tuple[str, int] = SERVICE) -> PublicAddress:
     return PublicAddress(why=f"the metadata service names no public address ({'; '.join(heard)})")
 
 
-def _token(service: tuple[str, int]) -> str:
+def session_token(service: tuple[str, int]) -> str:
     """AWS hands out a session token for a PUT; the others refuse or do not know it."""
-    status, text = _ask(service, "PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+    status, text = ask(service, "PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
     text = text.strip()
     return text if status == 200 and text.isascii() and text.isprintable() and 0 < len(text) < 500 else ""
 
 
-def _ask(service: tuple[str, int], method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str]:
-    """One request, never through a proxy and without following redirects. (0, reason) for a broken answer."""
+def aws_headers(token: str) -> dict[str, str]:
+    return {"X-aws-ec2-metadata-token": token} if token else {}
+
+
+def ask(
+    service: tuple[str, int], method: str, path: str, headers: Mapping[str, str], most: int = MOST
+) -> tuple[int, str]:
+    """One request, never through a proxy and without following redirects. (0, reason) for a broken answer.
+
+    Raises Silent, an OSError, where nobody answers.
+    """
     try:
         link = socket.create_connection(service, CONNECT)
     except OSError as error:
-        raise _Silent(str(error)) from None
+        raise Silent(str(error)) from None
     connection = http.client.HTTPConnection(*service, timeout=READ)
     with link:
         link.settimeout(READ)
@@ -81,7 +88,7 @@ def _ask(service: tuple[str, int], method: str, path: str, headers: Mapping[str,
         try:
             connection.request(method, path, headers=dict(headers))
             answer = connection.getresponse()
-            return answer.status, answer.read(4096).decode("utf-8", "replace")
+            return answer.status, answer.read(most).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
             return 0, type(error).__name__
         finally:

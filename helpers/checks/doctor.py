@@ -16,6 +16,7 @@ from helpers.engines.host import LOCAL, Host, HostFacts
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.gpu import node_types
+from helpers.leases import lease
 from helpers.machine import existing
 from helpers.project import access, backup_schedule, mlflow_jobs, workspace_folder
 from helpers.project.project import OPEN, Project
@@ -288,6 +289,7 @@ def examine(project: Project) -> list[Finding]:
     return [
         *result,
         *_check_engine(project, choice.engine),
+        *lease.findings(settings, not choice.engine.host.remote),
         *backup_schedule.findings(settings, choice.engine.scheduled_runs),
         *_check_address(settings, choice.engine),
     ]

@@ -11,9 +11,10 @@ from helpers.backups import schedule
 from helpers.checks.check import run_check, verdict
 from helpers.checks.doctor import examine
 from helpers.cli import options
-from helpers.cli.status import show_services
+from helpers.cli.status import show_finding, show_services
 from helpers.errors import FAILED, EngineUnavailable, SettingError, TrackbedError
 from helpers.findings import Level
+from helpers.leases import lease
 from helpers.project import backup_schedule, users
 from helpers.project.project import Project
 from helpers.services import DataItem
@@ -48,6 +49,8 @@ def up(given: Flags, start: Start, on_boot: str | bool | None) -> None:
     _up(project, start)
     for line in () if start.dry_run else schedule.follow(project):
         console.notice(line)
+    if not start.dry_run and (seen := lease.look(project.settings, not status.running(project).host.remote)):
+        show_finding(seen[0])
     if chosen is not None:
         for line in lifecycle.start_at_boot(project, chosen == "true"):
             console.notice(line)

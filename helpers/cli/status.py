@@ -9,6 +9,7 @@ from helpers.engines import select
 from helpers.engines.base import Engine, State
 from helpers.errors import FAILED, SettingError, TrackbedError
 from helpers.findings import Finding, Level
+from helpers.leases import lease
 from helpers.project import backup_schedule, mlflow_jobs
 from helpers.project.project import Project
 from helpers.services import MLFLOW
@@ -53,8 +54,9 @@ def status(given: Flags, format: str, json: bool, check: bool = False) -> int:
     engine = select.current(project)
     view = inspection.overview(engine, detail=True)
     backups, schedule = backup_schedule.look(project.settings, engine.scheduled_runs) or (None, None)
+    ends, end = lease.look(project.settings, not engine.host.remote) or (None, None)
     if format == "json":
-        console.as_json(_as_data(project, view, schedule))
+        console.as_json({**_as_data(project, view, schedule), "lease": end})
     elif format == "env":
         console.as_env(inspection.environment(view))
     elif view.stopped:
@@ -62,25 +64,28 @@ def status(given: Flags, format: str, json: bool, check: bool = False) -> int:
         console.notice(
             f"to {'start it again with its data' if project.state.existed else 'make it'}: {invocations.anywhere('up')}"
         )
-        _show_backups(backups)
+        show_finding(backups)
+        show_finding(ends)
     else:
         show_services(view)
         if view.rows and project.state.existed:
             for line in _remarks(project, engine, view):
                 console.notice(f"\n{line}")
-            _show_backups(backups)
+            show_finding(backups)
+            show_finding(ends)
         elif line := lifecycle.others(project, (row.status for row in view.rows)):
             console.notice(f"\n{line}; `invoke up` tells")
-    failed = check and backups is not None and backups.level is Level.ERROR
+    failed = check and any(one is not None and one.level is Level.ERROR for one in (backups, ends))
     return 0 if all(row.status.up for row in view.rows) and not failed else FAILED
 
 
-def _show_backups(backups: Finding | None) -> None:
-    """How the schedule of backups does; nothing where there is none."""
-    if backups is None:
+def show_finding(finding: Finding | None) -> None:
+    """How the schedule of backups does, or the lease stands; nothing where there is none."""
+    if finding is None:
         return
-    wrong = backups.level is Level.ERROR
-    console.notice(f"\n{'warning: ' if wrong else ''}backups: {backups.detail}{f'; {backups.fix}' if wrong else ''}")
+    wrong = finding.level is not Level.OK
+    fix = f"; {finding.fix}" if wrong and finding.fix else ""
+    console.notice(f"\n{'warning: ' if wrong else ''}{finding.check}: {finding.detail}{fix}")
 
 
 def _remarks(project: Project, engine: Engine, view: Overview) -> list[str]:

@@ -82,7 +82,7 @@ class Store:
         return self._listed
 
 
-class Object(io.BufferedIOBase):
+class Object:
     """An object's content as a stream; nothing is asked for before it is read."""
 
     def __init__(self, bucket: Bucket, key: str, size: int) -> None:
@@ -90,27 +90,18 @@ class Object(io.BufferedIOBase):
         self._mark = ""
         self._asked, self._part = 0, io.BytesIO()
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, count: int | None = -1, /) -> bytes:
+    def read(self, count: int = -1) -> bytes:
         """So many bytes, or all that are left."""
-        count = -1 if count is None else count
         data = self._part.read(count)
         while (count < 0 or len(data) < count) and self._asked < self._size:
             self._part = io.BytesIO(self._next())
             data += self._part.read(count - len(data) if count >= 0 else -1)
         return data
 
-    def seek(self, place: int, whence: int = io.SEEK_SET, /) -> int:
+    def seek(self, place: int) -> None:
         """To the beginning."""
-        if (place, whence) != (0, io.SEEK_SET):
-            raise io.UnsupportedOperation("only the beginning can be sought")
+        assert place == 0
         self._asked, self._part = 0, io.BytesIO()
-        return 0
 
     def _next(self) -> bytes:
         count = min(PART, self._size - self._asked)

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -192,6 +193,20 @@ def backup_place(value: str, context: ParseContext) -> str:
     if re.search(r"[\x00-\x1f]", value):
         raise InvalidValue
     return value
+
+
+def lease_end(value: str, context: ParseContext) -> str:
+    """auto, or a date with its zone as ISO 8601 has it."""
+    if value == "auto":
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+        zoned = moment.astimezone()
+    except (ValueError, OverflowError):
+        raise InvalidValue from None
+    if moment.tzinfo is None:
+        raise InvalidValue(zoned.isoformat(timespec="minutes"), "must have its time zone.")
+    return moment.isoformat(timespec="minutes")
 
 
 def _words(value: str) -> list[str]:

@@ -36,6 +36,13 @@ class Backups:
         remembered=False,
         only=SERVER,
     )
+    lease_end: str = setting(
+        "",
+        optional(kinds.LEASE_END, ""),
+        "When this machine is taken away: a date with time zone, as in 2026-11-28T18:00Z; auto asks the cloud",
+        tasks=("up",),
+        only=SERVER,
+    )
     backup_keep_last: int = setting(
         "0", kinds.COUNT, "Number of newest backups to keep", tasks=KEEPING, option="--keep-last", remembered=False
     )

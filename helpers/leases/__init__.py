@@ -1,0 +1,1 @@
+"""The end of a lease: who tells it, and what is left of it."""
