@@ -82,7 +82,7 @@ class Store:
         return self._listed
 
 
-class Object:
+class Object(io.BufferedIOBase):
     """An object's content as a stream; nothing is asked for before it is read."""
 
     def __init__(self, bucket: Bucket, key: str, size: int) -> None:
@@ -90,18 +90,27 @@ class Object:
         self._mark = ""
         self._asked, self._part = 0, io.BytesIO()
 
-    def read(self, count: int = -1) -> bytes:
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, count: int | None = -1, /) -> bytes:
         """So many bytes, or all that are left."""
+        count = -1 if count is None else count
         data = self._part.read(count)
         while (count < 0 or len(data) < count) and self._asked < self._size:
             self._part = io.BytesIO(self._next())
             data += self._part.read(count - len(data) if count >= 0 else -1)
         return data
 
-    def seek(self, place: int) -> None:
+    def seek(self, place: int, whence: int = io.SEEK_SET, /) -> int:
         """To the beginning."""
-        assert place == 0
+        if (place, whence) != (0, io.SEEK_SET):
+            raise io.UnsupportedOperation("only the beginning can be sought")
         self._asked, self._part = 0, io.BytesIO()
+        return 0
 
     def _next(self) -> bytes:
         count = min(PART, self._size - self._asked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -86,7 +87,10 @@ def source(text: str) -> Source:
             begin = stream.read(16)
         if begin == b"SQLite format 3\0":
             return Source(SQLITE, path)
-        raise SettingError(f"{path} is neither an SQLite database nor a whole backup of Trackbed.")
+        raise SettingError(
+            f"{path} is neither an SQLite database nor a whole backup of Trackbed.",
+            f"if it was a backup, `invoke backup.verify {shlex.quote(str(path))}` names what is damaged",
+        )
     raise SettingError(
         f"{path}: there is no such file or folder. Name a folder `mlruns`, an SQLite file or an address."
     )

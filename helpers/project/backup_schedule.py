@@ -180,7 +180,8 @@ def condition(settings: Settings, of_engine: OfEngine = nothing) -> Condition | 
         return None
     runs = _runs(settings, schedule, of_engine)
     result = runs.result
-    again = f"`invoke backup.schedule {schedule.words}` makes it again"
+    flags = f" {schedule.words}"
+    again = f"`invoke backup.schedule{flags}` makes it again"
     last = result.good.ended if result.good else schedule.since
     problem = fix = ""
     if not runs.installed:

@@ -160,7 +160,9 @@ def test_the_database_of_a_server_arrives(clone_factory: Callable[..., Clone], t
         done = clone.invoke("import", *words, around=around)
         assert done.returncode == 0 and "every row was read back" in done.stderr, done.stderr
         assert done.stdout == shown.stdout
+        again = clone.invoke("import", *words, around=around)
+        assert again.returncode == 0 and "has all of the source already" in again.stderr, again.stderr
         assert source_servers.content(server) == before, "the source was changed"
-        said = f"{refused.stderr}{shown.stderr}{done.stderr}"
+        said = f"{refused.stderr}{shown.stderr}{done.stderr}{again.stderr}"
         assert password not in said and around.get("TRACKBED_IMPORT_S3_SECRET_KEY", password) not in said
     assert imported.differences(imported.plain(expected["sqlite"]), imported.said(Server(clone.url("mlflow")))) == []
