@@ -57,10 +57,10 @@ def follow(project: Project) -> tuple[str, ...]:
     """Make the schedule that .env or the environment asks for, where it is not there yet. Gives what to tell; that it
     cannot be made is no reason for a start to fail."""
     settings = project.settings
-    if project.notebook_only or not backup_schedule.unfollowed(settings):
+    if project.notebook_only:
         return ()
     try:
-        return set_up(project)
+        return set_up(project) if backup_schedule.unfollowed(settings) else ()
     except TrackbedError as error:
         return (
             f"warning: BACKUP_EVERY={backup_runs.period(settings.backup_every)} "

@@ -375,6 +375,9 @@ def test_a_schedule_of_the_file_that_cannot_be_made_is_no_failed_start(lab: Proj
     assert "BACKUP_EVERY=6h" in warning and "--to is missing" in warning and "`invoke backup.schedule`" in fix
     (finding,) = backup_schedule.findings(lab.settings)
     assert finding.level is Level.ERROR
+    (lab.settings.folder / FILE).write_text("{}")  # nor is one that is damaged
+    warning, hint, *_ = schedule.follow(lab)
+    assert "damaged" in warning and "--every=6h" in hint
 
 
 @pytest.mark.parametrize(
