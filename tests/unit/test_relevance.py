@@ -29,6 +29,7 @@ VALUES = {
     "--torch": "cpu",
     "--data-volume": "images",
     "--cull-idle": "2h",
+    "--lease-end": "2026-11-28T18:00Z",
     "--object-store": "auto",
     "--mlflow-port": "8100",
     "--jupyter-port": "8101",
@@ -68,6 +69,7 @@ SERVERS_OWN = {
     "--mlflow-port",
     "--mlflow-fast-path",
     "--mlflow-jobs",
+    "--lease-end",
 }
 PUBLIC = {"--domain", "--certificates", "--public-s3", "--http-port", "--https-port", "--gateway-service"}
 CLUSTER = {
