@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -95,6 +96,43 @@ def owners() -> set[int]:
             if not _has_ended(process):
                 uids.add(owner(process.pid))
     return uids
+
+
+def of_account(uid: int) -> list[int]:
+    """The processes of an account that run, those in containers too, whose users are only numbers."""
+    pids = []
+    for process in _processes(psutil.pids()):
+        with suppress(*GONE):
+            if owner(process.pid) == uid and not _has_ended(process):
+                pids.append(process.pid)
+    return pids
+
+
+def kill_of_account(uid: int, spared: Callable[[int], bool]) -> None:
+    """SIGKILL for the processes of an account, again while new ones come (64 times at most)."""
+    for _ in range(64):
+        if not (pids := [pid for pid in of_account(uid) if not spared(pid)]):
+            return
+        for process in _processes(pids):
+            with suppress(*GONE):
+                if owner(process.pid) == uid:
+                    process.kill()
+
+
+def in_container(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether a process is in a container that root started: in process numbers of its own, but with the uids of all,
+    and in a control group that is named after a container. Nobody but root gets there.
+    """
+    try:
+        text = {name: (proc / str(pid) / name).read_text() for name in ("status", "uid_map", "cgroup")}
+        own = {name: (proc / "self" / name).read_text() for name in text}
+    except OSError:  # it has ended, or this is not Linux
+        return False
+    numbers, ours = (re.search(r"^NSpid:(.*)$", one["status"], re.MULTILINE) for one in (text, own))
+    if not numbers or not ours or len(numbers[1].split()) <= len(ours[1].split()):
+        return False
+    containers = set(re.findall(r"[0-9a-f]{64}|kubepods", text["cgroup"]))
+    return text["uid_map"] == own["uid_map"] and not containers <= set(re.findall(r"[0-9a-f]{64}", own["cgroup"]))
 
 
 def memory(pid: int) -> int:

@@ -10,15 +10,17 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request
 
 import pytest
 
-from helpers import shell_words
+from helpers import process_table, shell_words
 from helpers.engines.docker import container_options
 from helpers.engines.docker.client import DockerApi
+from helpers.engines.embedded.accounts import Accounts
 from helpers.services import Mount
 from tests.conftest import PATIENCE, Clone, require_docker
 from tests.integration import inspection
@@ -337,3 +339,19 @@ def test_state_folder_lost_over_kept_volumes(deployment: Clone) -> None:
     assert inspection.has_run(deployment, kept)
     done = deployment.invoke("check")
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root becomes other accounts")
+def test_a_container_outlives_an_account_of_its_uid(deployment: Clone) -> None:
+    """Without Docker, root ends all processes of its accounts, which no other user's container may be among."""
+    uid = 60000 + os.getpid() % 90
+    image = details(deployment, "postgres")["Config"]["Image"]
+    words = ("--user", f"{uid}:{uid}", "--network", "none", "--entrypoint", "sleep", image, "300")
+    container = inspection.output("docker", "run", "--detach", "--rm", *words)
+    try:
+        (pid,) = process_table.of_account(uid)
+        account: Any = SimpleNamespace(pw_uid=uid, pw_gid=uid)
+        Accounts._end(account)
+        assert process_table.of_account(uid) == [pid]
+    finally:
+        inspection.output("docker", "rm", "--force", container)

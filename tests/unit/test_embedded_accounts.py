@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from helpers import clone, deadline, service_accounts
+from helpers import clone, deadline, process_table, service_accounts
 from helpers.backups import locations
 from helpers.engines.embedded import accounts, launch, overlay, venvs
 from helpers.engines.embedded.accounts import LONGEST, Accounts
@@ -50,6 +50,15 @@ class Machine:
         else:
             del self.homes[argv[-1]]
         return ""
+
+
+def test_no_account_gets_a_uid_that_somebody_runs_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user, say, who has no name here."""
+    monkeypatch.setattr(process_table, "owners", lambda: {0, 899, 898, 999})
+    monkeypatch.setattr(accounts, "_has_name", lambda uid: uid == 897)
+    assert accounts._free_uid() == ("--uid", "896")
+    monkeypatch.setattr(accounts, "_has_name", lambda uid: True)
+    assert accounts._free_uid() == ()
 
 
 @pytest.fixture

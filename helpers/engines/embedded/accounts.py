@@ -51,6 +51,9 @@ NEEDED = {
 }  # as capabilities(7) has them
 NOBODY = 65534
 SPARE = range(65533, 65519, -1)  # uids that Linux distributions leave unused
+# Uids for the accounts: below 1000, but not where useradd and most images begin. A container's processes are this
+# machine's too: to the kernel, its user 999 (PostgreSQL's, Redis') is the machine's user 999.
+FREE = tuple(uid for uid in range(899, 499, -1) if uid not in (568, 777, 888))
 END_SECONDS = 5.0  # within which killed processes are gone
 SECONDS = 60  # for useradd and userdel, which wait for each other's lock
 
@@ -117,6 +120,7 @@ class Accounts:
         why = _changed(
             maker,
             "--system",
+            *_free_uid(),
             "--user-group",
             "--no-create-home",
             "--home-dir",
@@ -167,13 +171,21 @@ class Accounts:
 
     @staticmethod
     def _end(account: pwd.struct_passwd) -> None:
-        """SIGKILL for every process of the account and no other's, all at once. Bounded."""
+        """SIGKILL for every process of the account and no other's. Bounded.
+
+        All at once, where none of them is in a container. A container may have a user of the same uid, whom the kernel
+        does not tell apart: then one by one, without those.
+        """
+        uid = account.pw_uid
 
         def none_left() -> bool:
-            running = process_table.owners() | {account.pw_uid}
-            spare = next((uid for uid in SPARE if uid not in running), account.pw_uid)
-            commands.run((sys.executable, "-I", "-S", "-c", KILLER, str(account.pw_uid), str(spare)), None, SECONDS)
-            return account.pw_uid not in process_table.owners()
+            if any(map(process_table.in_container, process_table.of_account(uid))):
+                process_table.kill_of_account(uid, spared=process_table.in_container)
+            else:
+                running = process_table.owners() | {uid}
+                spare = next((one for one in SPARE if one not in running), uid)
+                commands.run((sys.executable, "-I", "-S", "-c", KILLER, str(uid), str(spare)), None, SECONDS)
+            return all(map(process_table.in_container, process_table.of_account(uid)))
 
         waiting.until(none_left, END_SECONDS, 0.1)
 
@@ -210,6 +222,21 @@ def become(uid: int, gid: int, groups: Iterable[str] = ()) -> dict[str, Any]:
     (/dev/tty, TIOCSTI), and then root's shell runs that.
     """
     return {"user": uid, "group": gid, "extra_groups": [int(group) for group in groups], "start_new_session": True}
+
+
+def _free_uid() -> tuple[str, ...]:
+    """useradd's words for a uid that nobody has, no running process either; none where it has to choose itself."""
+    running = process_table.owners()
+    free = next((uid for uid in FREE if uid not in running and not _has_name(uid)), None)
+    return () if free is None else ("--uid", str(free))
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _exists(name: str) -> bool:
