@@ -292,11 +292,12 @@ def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(
     from helpers import status
     from helpers.cli import options
     from helpers.engines import select
+    from helpers.engines.embedded.engine import EmbeddedEngine
 
     monkeypatch.setattr("sys.argv", ["invoke", "status", "--project=revcor", f"--state-dir={tmp_path}"])
     view = status.Overview("embedded", project(tmp_path, project="revcor").settings, ())
     monkeypatch.setattr(options, "load", lambda flags: project(tmp_path, project="revcor"))
-    monkeypatch.setattr(select, "current", lambda project: None)
+    monkeypatch.setattr(select, "current", EmbeddedEngine)
     monkeypatch.setattr(status, "running", lambda project: view)
     monkeypatch.setattr(status, "overview", lambda engine, detail=False: view)
     monkeypatch.setattr(status, "not_running", lambda view: "is stopped")
