@@ -218,17 +218,16 @@ class Places:
         root = self._source.root
         if self._source.kind == sources.FOLDER:
             root = root.parent
-        if place.startswith(SERVED):
-            served = root / "mlartifacts"
-            return _safe(served, urlsplit(place).path) if served.is_dir() else []
         path = place.removeprefix("./")
-        if place.startswith("/"):
+        if place.startswith(SERVED):
+            path = f"mlartifacts/{urlsplit(place).path.lstrip('/')}"
+        elif place.startswith("/"):
             if not place.startswith(f"{root}/"):
                 return []
             path = place.removeprefix(f"{root}/")
-        top, _, rest = path.partition("/")
-        if top in BESIDE or root / top == self._source.path:
-            return _safe(root / top, rest)
+        top = path.partition("/")[0]
+        if (top in BESIDE or root / top == self._source.path) and (root / top).is_dir():
+            return _safe(root, path)  # from above: a link in the folder's place leads nowhere
         return []
 
 

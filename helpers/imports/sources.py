@@ -98,7 +98,8 @@ def source(text: str) -> Source:
 
 def _store(path: Path) -> Path:
     """The file store at that path, or in the folder `mlruns` there, as MLflow itself looks for it."""
-    for folder in (path / "mlruns", path):
+    below = path / "mlruns"
+    for folder in (path,) if below.is_symlink() else (below, path):
         try:
             names = os.listdir(folder)
         except OSError:

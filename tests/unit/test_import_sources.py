@@ -163,10 +163,25 @@ def test_beside_a_database_only_mlflows_own_folders_are_read(tmp_path: Path) -> 
     read = found.survey(
         [run(uri) for uri in ("./mlruns/1", "mlflow-artifacts:/1", f"{tmp_path}/mlruns/1", "s3://bucket/x")]
     )
-    assert [folder.path for folder in read.folders] == ["1", "1", "1", ""] and not read.missing
+    assert [folder.path for folder in read.folders] == ["mlruns/1", "mlartifacts/1", "mlruns/1", ""]
+    assert not read.missing
     outside = (f"{tmp_path}/.ssh", f"{tmp_path}/mlruns/../.ssh", "./.ssh", "/etc", "s3://bucket/xy", "mlruns/../.ssh")
     refused = found.survey([run(uri) for uri in outside])
     assert not refused.folders and len(refused.missing) == len(outside)
+    (tmp_path / "mlruns").rename(tmp_path / "moved")  # then nothing is known of a run's artifacts
+    assert len(found.survey([run("./mlruns/1")]).missing) == 1
+
+
+def test_mlflows_own_folders_that_are_links_are_not_read(tmp_path: Path) -> None:
+    """Whoever may write beside the source would choose what is read."""
+    put(tmp_path, "secrets/1/id", f"secrets/0/{RUN}/artifacts/id", "source/mlflow.db")
+    for name in ("mlruns", "mlartifacts"):
+        (tmp_path / "source" / name).symlink_to(tmp_path / "secrets")
+    for chosen in (Source(SQLITE, tmp_path / "source" / "mlflow.db"), Source(FOLDER, tmp_path / "source" / "mlruns")):
+        read = Places(chosen, [], none).survey([run("./mlruns/1"), run("mlflow-artifacts:/1")])
+        assert not read.folders and len(read.missing) == 2, chosen
+    with pytest.raises(SettingError, match="no file store"):
+        sources.source(str(tmp_path / "source"))
 
 
 def test_beside_a_servers_database_nothing_is_read_that_was_not_named(tmp_path: Path) -> None:
