@@ -367,6 +367,20 @@ def test_a_file_that_was_just_written_has_no_mark(tmp_path: Path) -> None:
     assert listed(tmp_path) == {"1/ä b": (5, "")}
 
 
+def test_a_stream_that_breaks_off_leaves_no_part_of_an_object(tmp_path: Path) -> None:
+    """An import that is taken up would keep it for what the project has."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        for name, size in (("o/1/first", 10), ("o/1/second", 300_000)):
+            member = tarfile.TarInfo(name)
+            member.size = size
+            tar.addfile(member, io.BytesIO(b"x" * size))
+    environment = {"MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path)}
+    with pytest.raises(tarfile.ReadError):
+        transfer.objects_in(environment, "", io.BytesIO(whole.getvalue()[:200_000]))
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["first"]
+
+
 def test_a_mark_changes_with_the_content_even_if_size_and_time_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -77,8 +78,15 @@ class FolderObjects:
         given = self._given(name)
         if given != name:
             self.renamed[given] = name
-        with (self.folder / given).open("wb") as target:
-            shutil.copyfileobj(stream, target, CHUNK)
+        place = self.folder / given
+        staged = place.with_name(f"{STAGED}{secrets.token_hex(16)}")
+        try:
+            with staged.open("xb") as target:
+                shutil.copyfileobj(stream, target, CHUNK)
+            staged.replace(place)  # a store that ends on the way has the whole object or none
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
 
     def _given(self, name: str) -> str:
         """The name, or the one instead where a file is in the place of a folder, or a folder in that of the file."""
