@@ -226,6 +226,24 @@ def test_a_dataset_that_is_here_keeps_its_id_and_so_do_its_uses(pair: Pair) -> N
     assert pair.source.execute("SELECT dataset_uuid, experiment_id FROM datasets").fetchall() == [("d-here", 1)]
 
 
+def test_the_files_of_a_model_that_was_renamed_here_are_not_written_over(pair: Pair) -> None:
+    pair.version(pair.source, "model", 1, 100, None)
+    pair.plan()
+    (first,) = locations.locations(pair.source)
+    held = f"mlflow-artifacts:/{first.target}"
+    pair.version(pair.here, "renamed", 1, 100, None)
+    pair.here.execute("UPDATE model_versions SET source = ?", (held,))
+    pair.source.close()
+    pair.source = sqlite3.connect(":memory:")
+    pair.source.executescript(TABLES)
+    pair.version(pair.source, "model", 1, 200, None)  # another one
+    pair.version(pair.source, "renamed", 1, 100, None)  # the same: it stays where it is
+    pair.plan()
+    found = {one.id: one for one in locations.locations(pair.source)}
+    assert found["model 1"].target != first.target and not found["model 1"].known
+    assert found["renamed 1"].target == first.target and found["renamed 1"].known
+
+
 def test_what_acts_by_itself_and_what_an_experiment_has_once_is_left_out_and_told(pair: Pair) -> None:
     pair.here.execute("INSERT INTO scorers VALUES ('s-here', 1, 'judge')")
     pair.experiment(pair.source, 4, "one", 10, "here")

@@ -26,7 +26,8 @@ CREATE TABLE logged_models (model_id TEXT PRIMARY KEY, name TEXT, artifact_locat
     status INTEGER);
 CREATE TABLE trace_info (request_id TEXT PRIMARY KEY, experiment_id INTEGER);
 CREATE TABLE trace_tags (key TEXT, value TEXT, request_id TEXT);
-CREATE TABLE model_versions (name TEXT, version INTEGER, source TEXT, storage_location TEXT);
+CREATE TABLE model_versions (name TEXT, version INTEGER, source TEXT, storage_location TEXT,
+    workspace TEXT DEFAULT 'default');
 CREATE TABLE registered_model_tags (name TEXT, key TEXT, value TEXT);
 CREATE TABLE entity_associations (destination_type TEXT, destination_id TEXT);
 """
@@ -53,7 +54,7 @@ def database() -> sqlite3.Connection:
         [("mlflow.artifactLocation", "/t/tr-1/artifacts"), ("note", "/t")],
     )
     connection.executemany(
-        "INSERT INTO model_versions VALUES ('model', ?, ?, ?)",
+        "INSERT INTO model_versions VALUES ('model', ?, ?, ?, 'default')",
         [
             (1, f"/m l/{LARGE}/r2/artifacts/model", None),
             (2, "models:/m-1", "s3://b/x/models/m-1/artifacts"),
@@ -101,6 +102,45 @@ def test_what_is_to_be_carried_is_told_with_where_it_was(database: sqlite3.Conne
     assert found["r1"].uri == "./mlruns/0/r1/artifacts" and not found["r1"].needed
     assert found["model 4"].uri == "s3://elsewhere/model" and found["model 4"].needed
     assert sorted(found) == ["m-1", "model 4", "r1", "r2", "tr-1"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE runs SET run_uuid = 'models/m-1' WHERE run_uuid = 'r1'",
+        "UPDATE runs SET run_uuid = '..' WHERE run_uuid = 'r1'",
+        "UPDATE logged_models SET model_id = 'm-2/artifacts'",
+        "UPDATE trace_info SET request_id = x'00'",
+        "UPDATE trace_info SET experiment_id = '1/r1/artifacts'",
+        "UPDATE model_versions SET version = '1/x'",
+    ],
+)
+def test_an_id_that_would_lead_to_the_artifacts_of_something_else_is_refused(
+    database: sqlite3.Connection, statement: str
+) -> None:
+    database.execute(statement)
+    with pytest.raises(ValueError, match="has an id that no MLflow gives"):
+        locations.rewrite(database)
+
+
+def test_two_places_of_one_version_and_two_models_of_one_name_share_no_folder(database: sqlite3.Connection) -> None:
+    insert = "INSERT INTO model_versions VALUES ('model', 9, ?, ?, ?)"
+    database.executemany(insert, [("s3://a/1", "s3://a/2", "default"), ("s3://b/1", None, "other")])
+    locations.rewrite(database)
+    targets = [one.target for one in locations.locations(database) if one.id == "model 9"]
+    assert len(set(targets)) == 3 and all(one.startswith("registry/") and one.endswith("/9") for one in targets)
+
+
+def test_what_a_strangers_database_would_do_by_itself_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "source.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(TABLES)
+        connection.execute('CREATE VIEW "a ""view""" AS SELECT 1')
+        connection.execute('CREATE TRIGGER "t" AFTER UPDATE ON runs BEGIN DELETE FROM trackbed_known; END')
+    staging._disarm(path)
+    with sqlite3.connect(path) as connection:
+        kinds = {row[0] for row in connection.execute("SELECT type FROM sqlite_schema")}
+    assert kinds == {"table", "index"}
 
 
 def test_rows_that_belong_to_nothing_are_left_out_and_told(tmp_path: Path) -> None:

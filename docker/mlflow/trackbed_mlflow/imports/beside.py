@@ -76,7 +76,7 @@ def plan(
     homes = _homes(staging, ask)
     _place_experiments(staging, ask, homes, reserve, reserved, merge, result)
     _place_models(staging, ask, merge, result)
-    locations.rewrite(staging, result.numbers)
+    locations.rewrite(staging, result.numbers, _held(ask))
     if result.existing:  # they are no copies of the source's
         back = {new: str(old) for old, new in result.numbers.items()}
         staging.executemany(
@@ -98,6 +98,18 @@ def blocks(rows: Iterable[Sequence[Any]]) -> Iterator[list[tuple[Any, ...]]]:
             block = []
     if block:
         yield block
+
+
+def _held(ask: Ask) -> dict[locations.Version, locations.Held]:
+    """Where versions here have files of their own."""
+    below = f"{locations.OWN}{locations.REGISTRY}"
+    listed = "SELECT workspace, name, version, coalesce(source, ''), coalesce(storage_location, '') FROM model_versions"
+    rows = ask(f"{listed} WHERE source LIKE '{below}%' OR storage_location LIKE '{below}%'")
+
+    def folder(uri: str) -> str:
+        return "/".join(uri.removeprefix(locations.OWN).split("/")[:3]) if uri.startswith(below) else ""
+
+    return {(row[0], row[1], row[2]): (folder(row[3]), folder(row[4])) for row in rows}
 
 
 def _leave_out(staging: sqlite3.Connection, tables: set[str], remarks: list[str]) -> None:

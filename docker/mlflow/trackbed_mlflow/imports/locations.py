@@ -9,11 +9,15 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+Version = tuple[str, str, int]  # workspace, model's name, number
+Held = tuple[str, str]  # the folders that a version's source and its storage location name, "" none
 LARGEST = 2**31 - 1  # PostgreSQL's integer
 OWN = "mlflow-artifacts:/"
+REGISTRY = "registry/"  # above the files of versions that lie with no run and no model
 KEPT = ("models:/", "runs:/")  # lead to what has a location of its own
 ORIGINAL = "trackbed.source_experiment_id"  # tag of an experiment whose id is another one now
 PROMPT = ("dummy-source", "prompt-template")  # of prompts, which have no artifacts: mlflow/prompt/constants.py
@@ -45,7 +49,14 @@ UPDATE logged_models SET artifact_location = '{OWN}' || experiment_id || '/model
 UPDATE trace_tags SET value = '{OWN}' || (SELECT target FROM trackbed_locations l WHERE l.kind = 'trace' AND
     l.id = request_id) WHERE key = 'mlflow.artifactLocation';
 """
-VERSIONS = "SELECT rowid, name, version, source, storage_location FROM model_versions"
+VERSIONS = "SELECT rowid, workspace, name, version, source, storage_location FROM model_versions"
+# rows whose artifacts would lie elsewhere than below their own id: no MLflow writes such
+STRANGE = """
+SELECT 'run', run_uuid, experiment_id FROM runs WHERE strange(run_uuid, experiment_id)
+UNION ALL SELECT 'model', model_id, experiment_id FROM logged_models WHERE strange(model_id, experiment_id)
+UNION ALL SELECT 'trace', request_id, experiment_id FROM trace_info WHERE strange(request_id, experiment_id)
+UNION ALL SELECT 'version', name, version FROM model_versions WHERE strange('-', version) LIMIT 1
+"""
 LISTED = """
 SELECT l.kind, l.id, CASE l.kind WHEN 'run' THEN r.name WHEN 'model' THEN m.name ELSE '' END, e.name, l.uri, l.place,
     l.target, l.inside, l.needed, EXISTS (SELECT 1 FROM trackbed_known k WHERE k.kind = l.kind AND k.id = l.id)
@@ -86,18 +97,30 @@ def plain(uri: str | None) -> str:
     return text.rstrip("/")
 
 
-def rewrite(connection: sqlite3.Connection, given: dict[int, int] | None = None) -> list[str]:
+def _strange(identity: object, number: object) -> bool:
+    """Whether an id is no single name of a folder, or a number is none."""
+    plain_id = isinstance(identity, str) and identity not in ("", ".", "..") and not {"/", "\0"} & set(identity)
+    return not plain_id or not isinstance(number, int | None)
+
+
+def rewrite(
+    connection: sqlite3.Connection, given: dict[int, int] | None = None, held: dict[Version, Held] | None = None
+) -> list[str]:
     """Give every row its new location; `locations` lists both. Gives what to tell, in lines.
 
-    ``given``: the new ids of experiments, where they are known.
+    ``given``: the new ids of experiments, where they are known; ``held``: where versions that the project has keep
+    their files. Raises ValueError for an id that would lead to the artifacts of something else.
     """
+    connection.create_function("strange", 2, _strange, deterministic=True)
+    if found := connection.execute(STRANGE).fetchone():
+        raise ValueError("{} {!r} of {!r} has an id that no MLflow gives".format(*found))
     numbers = {old: new for old, new in given.items() if old != new} if given is not None else _numbers(connection)
     back = {new: old for old, new in numbers.items()}
     connection.create_function("plain", 1, plain, deterministic=True)
     connection.create_function("old", 1, lambda number: back.get(number, number), deterministic=True)
     _renumber(connection, numbers)
     connection.executescript(FOUND)
-    _move_versions(connection)
+    _move_versions(connection, held or {})
     connection.executescript(REWRITTEN)
     connection.commit()
     if not numbers or given is not None:
@@ -148,17 +171,24 @@ def _renumber_prompts(connection: sqlite3.Connection, numbers: dict[int, int]) -
         connection.execute("UPDATE registered_model_tags SET value = ? WHERE rowid = ?", (",".join(words), row))
 
 
-def _move_versions(connection: sqlite3.Connection) -> None:
+def _move_versions(connection: sqlite3.Connection, held: dict[Version, Held]) -> None:
     """A version's files lie with its run or model, or in a place of their own, which it keeps."""
-    for row, name, version, *uris in connection.execute(VERSIONS).fetchall():
-        moved = [_moved(connection, name, version, uri) if uri else uri for uri in uris]
+    known = {row[0] for row in connection.execute("SELECT id FROM trackbed_known WHERE kind = 'version'")}
+    taken = {target for both in held.values() for target in both}
+    for row, workspace, name, number, *uris in connection.execute(VERSIONS).fetchall():
+        version = (workspace, name, number)
+        own = held.get(version, ("", "")) if f"{name} {number}" in known else ("", "")
+        moved = [
+            _moved(connection, version, uri, target, taken) if uri else uri
+            for uri, target in zip(uris, own, strict=True)
+        ]
         if moved != uris:
             connection.execute(
                 "UPDATE model_versions SET source = ?, storage_location = ? WHERE rowid = ?", (*moved, row)
             )
 
 
-def _moved(connection: sqlite3.Connection, name: str, version: int, uri: str) -> str:
+def _moved(connection: sqlite3.Connection, version: Version, uri: str, own: str, taken: set[str]) -> str:
     if uri.startswith(KEPT) or uri in PROMPT:
         return uri
     place = plain(uri)
@@ -168,9 +198,21 @@ def _moved(connection: sqlite3.Connection, name: str, version: int, uri: str) ->
         if known:
             return f"{OWN}{known[0]}{place[len(upper) :]}"
         upper = upper.rpartition("/")[0]
-    target = f"registry/{hashlib.sha256(name.encode()).hexdigest()[:32]}/{version}"
+    target = own or _free_target(version, taken)
     connection.execute(
         "INSERT INTO trackbed_locations VALUES ('version', ?, NULL, ?, ?, ?, '', 1)",
-        (f"{name} {version}", uri, place, target),
+        (f"{version[1]} {version[2]}", uri, place, target),
     )
     return OWN + target
+
+
+def _free_target(version: Version, taken: set[str]) -> str:
+    """A folder that no version has, also none whose model was renamed since."""
+    _, name, number = version
+    for other in count(1):
+        key = name if other == 1 else f"{name}\0{other}"
+        target = f"{REGISTRY}{hashlib.sha256(key.encode()).hexdigest()[:32]}/{number}"
+        if target not in taken:
+            taken.add(target)
+            return target
+    raise AssertionError("numbers do not end")

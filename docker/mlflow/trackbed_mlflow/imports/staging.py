@@ -94,6 +94,7 @@ def _read_sqlite(folder: Path, stream: BinaryIO) -> Staged:
             shutil.copyfileobj(content, target, 2**20)
     path = folder / PARTS[0]
     _check(path)
+    _disarm(path)
     uri = f"sqlite:///{path}"
     revision, _ = schema.read_database(uri)
     if revision is None:
@@ -126,6 +127,16 @@ def _check(path: Path) -> None:
         verdict = str(error)
     if verdict != "ok":
         raise Stop(FAILED, f"the database is damaged, or no SQLite database: {verdict}")
+
+
+def _disarm(path: Path) -> None:
+    """MLflow's tables have no triggers and no views: those of a stranger would act on what is written here."""
+    with closing(sqlite3.connect(path)) as connection:
+        listed = "SELECT type, name FROM sqlite_schema WHERE type IN ('trigger', 'view')"
+        for kind, name in connection.execute(listed).fetchall():
+            quoted = str(name).replace('"', '""')
+            connection.execute(f'DROP {kind} IF EXISTS "{quoted}"')
+        connection.commit()
 
 
 def _upgrade(uri: str) -> None:
