@@ -18,6 +18,7 @@ from helpers.project.state import State, write_private
 
 FILE = "change.json"
 KEPT = "kept.json"  # what the last upgrade left to go back to
+IMPORT = "import.json"  # which numbers of experiments an interrupted import has
 
 
 def fresh() -> dict[str, str]:

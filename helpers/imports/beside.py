@@ -9,6 +9,8 @@ keeps: the next import takes them up, or removes them.
 from __future__ import annotations
 
 import json
+import shlex
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from typing import IO, Any
 
 from helpers.backups import disk_space, unpack
 from helpers.backups.create import Meter
-from helpers.data import artifacts
+from helpers.data import artifacts, journal
 from helpers.data.checksum import SetSum
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.engines.streaming import Pipe
@@ -29,7 +31,6 @@ from helpers.project.project import Project
 from helpers.project.state import write_private
 from helpers.services import Notice
 
-NOTE = "import.json"
 AGAIN = "run the same command again: it goes on"
 ALIVE = 64 * 2**20  # bytes of artifacts between two signs of life
 
@@ -96,7 +97,7 @@ def remove_stale(engine: Engine, prefix: str, numbers: list[int], progress: Prog
 
 
 def _note(project: Project) -> Path:
-    return project.state.folder / NOTE
+    return project.state.folder / journal.IMPORT
 
 
 def _reserved(project: Project) -> dict[str, int]:
@@ -109,7 +110,9 @@ def _reserved(project: Project) -> dict[str, int]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise TrackbedError(f"{_note(project)} is damaged", f"remove it: rm {_note(project)}") from None
+        raise TrackbedError(
+            f"{_note(project)} is damaged", f"remove it: rm {shlex.quote(str(_note(project)))}"
+        ) from None
 
 
 def _send(pipe: Pipe, source: Source, left: list[str], progress: ProgressReporter) -> None:
@@ -188,13 +191,24 @@ class _Carrier:
             self._quiet = 0
             self._alive()
 
+    def _asked(self, asked: IO[bytes]) -> Iterator[str]:
+        for name in self._names():
+            asked.write(json.dumps(name).encode() + b"\n")
+            yield name
+        asked.seek(0)
+
     def _missing(self) -> Iterator[tuple[str, int, IO[bytes]]]:
         """What the store has not, or has otherwise from an interrupted import."""
         disk, meter = disk_space.Watch(self._engine), Meter(self._progress, "objects")
-        with closing(artifacts.digests(self._engine, self._names())) as answers:
+        with tempfile.TemporaryFile() as asked, closing(artifacts.digests(self._engine, self._asked(asked))) as answers:
             for folder in self._survey.folders:
                 for name, file in places.read([folder]):
                     stored = next(answers, None)
+                    # the answer would be another file's: what the project has could be written over
+                    if json.loads(asked.readline() or b"null") != name:
+                        raise TrackbedError(
+                            f"{name} was not there a moment ago", f"stop what writes to the source; {AGAIN}"
+                        )
                     if not self._has(name, file, stored, folder.known):
                         disk.object(file.size)
                         content = Content(file)

@@ -33,6 +33,7 @@ CREATE TABLE datasets (dataset_uuid TEXT, experiment_id INTEGER, name TEXT, dige
     PRIMARY KEY (experiment_id, name, digest));
 CREATE TABLE inputs (input_uuid TEXT, source_type TEXT, source_id TEXT, destination_type TEXT, destination_id TEXT);
 CREATE TABLE input_tags (input_uuid TEXT, name TEXT, value TEXT);
+CREATE TABLE logged_model_metrics (model_id TEXT, dataset_uuid TEXT);
 CREATE TABLE scorers (scorer_id TEXT PRIMARY KEY, experiment_id INTEGER, scorer_name TEXT);
 CREATE TABLE scorer_versions (scorer_id TEXT, scorer_version INTEGER);
 CREATE TABLE webhooks (webhook_id TEXT);
@@ -114,6 +115,14 @@ def test_an_experiment_is_recognised_by_its_runs_or_by_name_and_time(pair: Pair)
     assert pair.source.execute("SELECT DISTINCT experiment_id FROM experiment_tags").fetchall() == [(50,)]
 
 
+def test_an_empty_experiment_of_which_no_time_is_known_comes_once(pair: Pair) -> None:
+    pair.experiment(pair.here, 7, "empty-imported", None)
+    for number, name in ((1, "empty"), (2, "full")):
+        pair.experiment(pair.source, number, name, None, *(["r1"] if name == "full" else []))
+    pair.experiment(pair.here, 8, "full", None, "other")
+    assert pair.plan().numbers == {1: 7, 2: 50} and pair.names() == {50: "full-imported"}
+
+
 def test_an_interrupted_import_gets_its_numbers_again_and_tells_of_those_that_nobody_wants(pair: Pair) -> None:
     pair.experiment(pair.source, 5, "five", 50, "r5")
     first = pair.plan()
@@ -163,6 +172,15 @@ def test_versions_follow_those_that_are_there_and_are_recognised_the_next_time(p
     assert pair.plan().remarks == ["registered models and prompts that are here already: 1"]
     assert [row[0] for row in pair.source.execute("SELECT version FROM model_versions ORDER BY 1")] == [2, 3]
     assert {one.id: one.known for one in locations.locations(pair.source)} == {"model 2": True, "model 3": True}
+
+
+def test_versions_that_were_made_at_once_are_as_many_here(pair: Pair) -> None:
+    for database, numbers in ((pair.here, (2, 3)), (pair.source, (1, 2, 3))):
+        for number in numbers:
+            pair.version(database, "model", number, 100, "r1")
+    pair.plan()
+    moved = pair.source.execute("SELECT version, source FROM model_versions ORDER BY 1").fetchall()
+    assert [number for number, _ in moved] == [2, 3, 4]
 
 
 def test_a_model_that_is_another_ones_name_gets_a_suffix_and_a_prompt_joins_no_model(pair: Pair) -> None:
@@ -220,7 +238,9 @@ def test_a_dataset_that_is_here_keeps_its_id_and_so_do_its_uses(pair: Pair) -> N
     pair.source.execute("INSERT INTO datasets VALUES ('d-new', 4, 'data', 'ab')")
     pair.source.execute("INSERT INTO inputs VALUES ('i-new', 'DATASET', 'd-new', 'RUN', 'here')")
     pair.source.execute("INSERT INTO input_tags VALUES ('i-new', 'context', 'train')")
+    pair.source.execute("INSERT INTO logged_model_metrics VALUES ('m-1', 'd-new')")
     pair.plan()
+    assert pair.source.execute("SELECT dataset_uuid FROM logged_model_metrics").fetchall() == [("d-here",)]
     assert pair.source.execute("SELECT * FROM inputs").fetchall() == [("i-here", *use)]
     assert pair.source.execute("SELECT input_uuid FROM input_tags").fetchall() == [("i-here",)]
     assert pair.source.execute("SELECT dataset_uuid, experiment_id FROM datasets").fetchall() == [("d-here", 1)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from trackbed_mlflow import errors, schema
-from trackbed_mlflow.imports import file_store, locations, rows, run, server_rows, staging
+from trackbed_mlflow.imports import file_store, locations, merging, rows, run, server_rows, staging
 
 from tests.unit.fakes import trackbed_mlflow
 
@@ -262,3 +262,32 @@ def test_rows_that_are_not_those_of_the_source_are_refused(
 ) -> None:
     with pytest.raises(errors.Stop, match=words):
         server.read(blocks(about, ("runs", ["run_uuid"], rows)))
+
+
+def test_an_import_waits_for_one_that_was_killed_and_still_writes() -> None:
+    class Connection:
+        def __enter__(self) -> Connection:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def connect(self) -> Connection:
+            return self
+
+        def execution_options(self, isolation_level: str) -> Connection:
+            assert isolation_level == "AUTOCOMMIT"
+            return self
+
+        def exec_driver_sql(self, statement: str) -> Connection:
+            assert "pg_try_advisory_lock" in statement
+            return self
+
+        def scalar(self) -> bool:
+            return free
+
+    for free in (True, False):
+        try:
+            with merging.alone(Connection()):
+                assert free
+        except errors.Stop as stop:
+            assert not free and "wait a minute" in str(stop)

@@ -15,6 +15,7 @@ from helpers.backups import create
 from helpers.checks import check, doctor, readiness
 from helpers.cli import options
 from helpers.cli import status as status_task
+from helpers.data import journal
 from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.engines.docker.engine import DockerEngine
@@ -70,8 +71,10 @@ def test_up_twice_status_and_down(one: Project) -> None:
     assert lifecycle.down(one, Silent(), said.append) == tuple(reversed(SERVICES))
     assert status.condition(one, status.read(one)) == "stopped"
     assert [item.name for item in lifecycle.data(one)] == ["rows"]
+    note = one.settings.folder / journal.IMPORT  # names a database that the next project has again
+    note.write_text("{}")
     lifecycle.delete_data(one, Silent(), said.append)
-    assert lifecycle.data(one) == ()
+    assert lifecycle.data(one) == () and not note.exists()
 
 
 def test_a_service_that_went_is_started_again(up: Project) -> None:

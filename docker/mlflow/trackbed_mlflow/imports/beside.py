@@ -176,10 +176,9 @@ def _place_experiments(
         for row in ask("SELECT experiment_id, name, workspace, creation_time, lifecycle_stage FROM experiments")
     }
     names = {(workspace, name): number for number, (name, workspace, _, _) in here.items()}
-    made: dict[tuple[str, int], list[int]] = {}
+    made: dict[tuple[str, int | None], list[int]] = {}
     for number, (_, workspace, at, _) in here.items():
-        if at is not None:
-            made.setdefault((workspace, at), []).append(number)
+        made.setdefault((workspace, at), []).append(number)
     tables = [row[0] for row in staging.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     holders = _holders(staging, tables)
     taken: dict[str, set[str]] = {}
@@ -192,7 +191,7 @@ def _place_experiments(
         taken.setdefault(workspace, set()).add(name)
     for number, name, workspace, at, stage in rows:
         home = homes.get(number)
-        if home is None and at is not None:
+        if home is None and (at is not None or number not in holders):  # old clients noted no time
             same = [one for one in made.get((workspace, at), ()) if _is_name_of(name, here[one][0])]
             home = same[0] if same else None
         if home is not None:
@@ -242,6 +241,7 @@ def _join(staging: sqlite3.Connection, number: int, home: int, result: Plan) -> 
             staging.execute(
                 "UPDATE inputs SET source_id = ? WHERE source_type = 'DATASET' AND source_id = ?", (kept, gone)
             )
+            staging.execute("UPDATE logged_model_metrics SET dataset_uuid = ? WHERE dataset_uuid = ?", (kept, gone))
             staging.execute("DELETE FROM datasets WHERE experiment_id = ? AND dataset_uuid = ?", (number, gone))
     result.numbers[number] = home
     result.existing.add(home)
@@ -324,12 +324,16 @@ def _join_model(staging: sqlite3.Connection, ask: Ask, workspace: str, name: str
         [(workspace, home)],
     )
     numbers = {row[0] for row in rows}
-    known = {(at, run or ""): version for version, at, run in rows if at is not None}
+    known: dict[tuple[int, str], list[int]] = {}
+    for version, at, run in sorted(rows):
+        if at is not None:
+            known.setdefault((at, run or ""), []).append(version)
     moves: dict[int, int] = {}
     listed = "SELECT version, creation_time, run_id FROM model_versions WHERE workspace = ? AND name = ? ORDER BY 1"
     for version, at, run in staging.execute(listed, (workspace, name)).fetchall():
-        if (at, run or "") in known:
-            moves[version] = known[at, run or ""]
+        if found := known.get((at, run or "")):  # of several that were made at once each is one
+            moves[version] = version if version in found else found[0]
+            found.remove(moves[version])
             staging.execute("INSERT OR IGNORE INTO trackbed_known VALUES ('version', ?)", (f"{home} {moves[version]}",))
             continue
         moves[version] = version if same and version not in numbers else max(numbers, default=0) + 1
@@ -347,24 +351,26 @@ def _join_model(staging: sqlite3.Connection, ask: Ask, workspace: str, name: str
 def _same_datasets(staging: sqlite3.Connection, ask: Ask) -> None:
     """A dataset of an experiment is one by its name and digest; a reader of file stores gives it a new id each time."""
     listed = "SELECT experiment_id, name, digest, dataset_uuid FROM datasets"
-    for block in blocks(staging.execute(listed).fetchall()):
+    moved: list[tuple[str, str]] = []
+    for block in blocks(staging.execute(listed)):
         own = {row[:3]: row[3] for row in block}
         known = ask(
             "SELECT d.experiment_id, d.name, d.digest, d.dataset_uuid FROM datasets d JOIN (VALUES %s) AS v ON "
             "d.experiment_id = v.column1 AND d.name = v.column2 AND d.digest = v.column3",
             list(own),
         )
-        moved = [(new, own[tuple(key)]) for *key, new in known if own[tuple(key)] != new]
-        staging.executemany("UPDATE datasets SET dataset_uuid = ? WHERE dataset_uuid = ?", moved)
-        staging.executemany("UPDATE inputs SET source_id = ? WHERE source_type = 'DATASET' AND source_id = ?", moved)
-    key = "source_type, source_id, destination_type, destination_id"
-    for block in blocks(staging.execute(f"SELECT {key}, input_uuid FROM inputs").fetchall()):
+        moved += [(new, own[tuple(key)]) for *key, new in known if own[tuple(key)] != new]
+    staging.executemany("UPDATE datasets SET dataset_uuid = ? WHERE dataset_uuid = ?", moved)
+    staging.executemany("UPDATE inputs SET source_id = ? WHERE source_type = 'DATASET' AND source_id = ?", moved)
+    staging.executemany("UPDATE logged_model_metrics SET dataset_uuid = ? WHERE dataset_uuid = ?", moved)
+    key, moved = "source_type, source_id, destination_type, destination_id", []
+    for block in blocks(staging.execute(f"SELECT {key}, input_uuid FROM inputs")):
         own = {row[:4]: row[4] for row in block}
         matches = " AND ".join(f"i.{column} = v.column{at}" for at, column in enumerate(key.split(", "), 1))
         known = ask(f"SELECT {key}, i.input_uuid FROM inputs i JOIN (VALUES %s) AS v ON {matches}", list(own))
-        moved = [(new, own[tuple(place)]) for *place, new in known if own[tuple(place)] != new]
-        for table in ("inputs", "input_tags"):
-            staging.executemany(f"UPDATE {table} SET input_uuid = ? WHERE input_uuid = ?", moved)
+        moved += [(new, own[tuple(place)]) for *place, new in known if own[tuple(place)] != new]
+    for table in ("inputs", "input_tags"):
+        staging.executemany(f"UPDATE {table} SET input_uuid = ? WHERE input_uuid = ?", moved)
 
 
 def _once(staging: sqlite3.Connection, ask: Ask, tables: set[str], remarks: list[str]) -> None:
@@ -373,7 +379,8 @@ def _once(staging: sqlite3.Connection, ask: Ask, tables: set[str], remarks: list
         if table not in tables:
             continue
         matches = " AND ".join(f"t.{column} = v.column{at}" for at, column in enumerate(columns, 1))
-        for block in blocks(staging.execute(f"SELECT {', '.join(columns)}, {identity} FROM {table}").fetchall()):
+        gone: list[tuple[Any, ...]] = []
+        for block in blocks(staging.execute(f"SELECT {', '.join(columns)}, {identity} FROM {table}")):
             own = {row[:-1]: row[-1] for row in block if None not in row}
             if not own:
                 continue
@@ -382,8 +389,8 @@ def _once(staging: sqlite3.Connection, ask: Ask, tables: set[str], remarks: list
                 f"JOIN (VALUES %s) AS v ON {matches}",
                 list(own),
             )
-            gone = [(own[tuple(key)],) for *key, other in known if own[tuple(key)] != other]
-            for name, column in ((table, identity), *below):
-                staging.executemany(f"DELETE FROM {name} WHERE {column} = ?", gone)
-            if gone:
-                remarks.append(f"left out: {len(gone)} rows of {table}, because this project has others of these names")
+            gone += [(own[tuple(key)],) for *key, other in known if own[tuple(key)] != other]
+        for name, column in ((table, identity), *below):
+            staging.executemany(f"DELETE FROM {name} WHERE {column} = ?", gone)
+        if gone:
+            remarks.append(f"left out: {len(gone)} rows of {table}, because this project has others of these names")

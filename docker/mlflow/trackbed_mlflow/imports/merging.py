@@ -7,7 +7,8 @@ not ended, the last value of a metric.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ UNFINISHED: dict[str, tuple[str, tuple[Any, ...], tuple[str, ...]]] = {
 }
 LATER = ("step", "timestamp", "value")  # of a metric's values the last one, as MLflow compares them
 RUN = "run_uuid"
+LOCK = 0x7472_6163_6B62_6564  # PostgreSQL's advisory lock of the one import that may write
 
 
 @dataclass
@@ -170,6 +172,22 @@ class _Table:
             where = [columns[one] == theirs[one] for one in self._names]
             statement = self._table.shape.update().where(*where)
             self._connection.execute(statement.values({one: theirs[one] for one in changed}))
+
+
+@contextmanager
+def alone(engine: Any) -> Iterator[None]:
+    """No other import writes meanwhile. Raises Stop for one that still does.
+
+    One whose `invoke import` was killed may: its rows are not seen yet, and its artifacts would be taken for stale.
+    """
+    with engine.connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")  # no transaction that stays open
+        if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({LOCK})").scalar():
+            raise Stop(
+                FAILED,
+                "an import that was interrupted still writes its rows: wait a minute, then run the same command again",
+            )
+        yield
 
 
 def asking(engine: Any) -> tuple[Callable[..., list[Row]], Callable[[], int]]:

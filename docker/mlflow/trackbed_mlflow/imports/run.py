@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, BinaryIO, cast
 
 from trackbed_mlflow import preparation
@@ -58,13 +58,16 @@ def _run_beside(kind: str, show: bool, merge: bool) -> None:
     import sqlalchemy
     from sqlalchemy.pool import NullPool
 
-    with staged(kind, cast("BinaryIO", Available(sys.stdin.buffer))) as source:
+    with ExitStack() as stack:
+        source = stack.enter_context(staged(kind, cast("BinaryIO", Available(sys.stdin.buffer))))
         _tell(ask="reserved")
         reserved = json.loads(_answer() or "{}")
         target = sqlalchemy.create_engine(required(os.environ, "MLFLOW_BACKEND_STORE_URI"), poolclass=NullPool)
         ask, reserve = merging.asking(target)
         if show:  # numbers that are only shown to nobody
             reserve = iter(range(locations.LARGEST, 0, -1)).__next__
+        else:
+            stack.enter_context(merging.alone(target))
         with closing(sqlite3.connect(source.path)) as connection:
             plan = beside.plan(connection, ask, reserve, reserved, merge)
             _tell(reserved=plan.reserved, stale=plan.stale)
