@@ -35,7 +35,7 @@ GIVEN = Path("/run/backup")  # the Secret: PLAN, the file of the logins, CERTIFI
 PLAN, CERTIFICATES = "plan.json", "ca.crt"
 TOOL = "/run/tools/run"  # runs a program in the container with PostgreSQL's
 MESSAGE = Path("/dev/termination-log")
-LONGEST_MESSAGE = 2000  # characters; a pod's takes 4096 bytes
+LONGEST_PROBLEM = 2500  # bytes as JSON has them; all of a pod's message takes 4096
 
 
 def _log(*lines: str) -> None:
@@ -174,6 +174,14 @@ def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, no
     return Result("done", now, problem, good)
 
 
+def told(result: Result) -> str:
+    """As the pod's message, which would be cut in the middle where it is too long, and then tells nothing."""
+    problem = result.problem[:LONGEST_PROBLEM]
+    while len(json.dumps(problem)) > LONGEST_PROBLEM:  # a character takes up to 12 bytes
+        problem = problem[: len(problem) * 3 // 4]
+    return json.dumps({**asdict(result), "problem": problem})
+
+
 def main() -> int:
     plan = json.loads((GIVEN / PLAN).read_text(encoding="utf-8"))
     os.environ.update(plan["environment"])
@@ -185,7 +193,7 @@ def main() -> int:
     except TrackbedError as error:  # the place itself does not answer
         _log(error.message)
         result = Result("failed", now, error.message)
-    MESSAGE.write_text(json.dumps({**asdict(result), "problem": result.problem[:LONGEST_MESSAGE]}))
+    MESSAGE.write_text(told(result))
     return 1 if result.state == "failed" or result.problem else 0
 
 

@@ -159,6 +159,11 @@ def test_doubled_slashes_lead_to_the_address_that_is_meant(
     assert answer.headers["location"] == f"{meant}?a=%2F%2F&b=1" and answer.body == b""
 
 
+def test_a_query_that_is_not_ascii_is_led_on_as_it_came(app: App) -> None:
+    answer = asgi.ask(app, "/" + SEARCH, query="filter=\xe9")
+    assert answer.headers["location"] == f"{SEARCH}?filter=\xe9"
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -117,6 +117,17 @@ def test_data_that_were_replaced_meanwhile_are_no_backup(
     assert not list((tmp_path / "repo" / "backups").iterdir()) and not result.good
 
 
+@pytest.mark.parametrize(
+    "problem", ["no space", "x" * 9000, "\N{LATIN SMALL LETTER E WITH ACUTE}" * 2000, '"\n' * 2000]
+)
+def test_what_a_pod_tells_is_never_too_long_for_its_message(problem: str) -> None:
+    good = Good(NOW, f"s3://{'b' * 63}/{'p' * 200}/trackbed-lab-20260101T000000Z", 2**40)
+    text = in_cluster.told(Result("failed", NOW, problem, good))
+    said = Result.parse(json.loads(text))
+    assert len(text.encode()) <= 4096 and said.good == good
+    assert said.problem and problem.startswith(said.problem)
+
+
 def test_an_earlier_backup_that_is_damaged_is_none(tmp_path: Path, held: list[str]) -> None:
     store = Folder(tmp_path / "repo")
     write(store, {})

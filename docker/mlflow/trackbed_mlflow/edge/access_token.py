@@ -150,7 +150,7 @@ def location(path: str, query: str) -> bytes:
 
     # one slash: two would name another host
     address = "/" + quote(path.lstrip("/\\"), safe="/~!$&'()*+,;=:@-._")
-    return f"{address}?{query}".encode() if query else address.encode()
+    return f"{address}?{query}".encode("latin-1") if query else address.encode()  # a query's bytes as they came
 
 
 def _query(scope: Scope, parse: Callable[..., list[tuple[str, str]]]) -> list[tuple[str, str]]:
