@@ -189,7 +189,7 @@ def credentials_rotate(context: Context, given: Flags) -> None:
 
 @task(name="create", help={"with_secrets": "Put the generated secrets into the backup too, in plain text"})
 def backup(context: Context, given: Flags, with_secrets: bool = False) -> int:
-    """Back up runs, models and artifacts while everything runs. The workspace is not part of it."""
+    """Back up runs, models and artifacts while everything runs; with --with-workspace the notebook's files too."""
     from helpers.cli import data
 
     return data.backup(given, with_secrets)
@@ -256,6 +256,7 @@ def backup_schedule(context: Context, given: Flags, off: bool = False, if_due: b
         "into": "Name of a new or empty project to restore into, on free ports; this project stays unchanged",
         "no_backup": "Do not back up the current data before they are replaced",
         "skip_damaged": "Restore what is undamaged, and name what was left out",
+        "no_workspace": "Leave out the notebook's files that the backup holds",
         "yes": "Do not ask",
     },
 )
@@ -266,12 +267,13 @@ def restore(
     into: str = "",
     no_backup: bool = False,
     skip_damaged: bool = False,
+    no_workspace: bool = False,
     yes: bool = False,
 ) -> None:
     """Restore a backup, which replaces the current data. Those stay in use until the last step."""
     from helpers.cli import data
 
-    data.restore(given, source, into, no_backup, skip_damaged, yes)
+    data.restore(given, source, into, no_backup, skip_damaged, yes, no_workspace)
 
 
 @task(

@@ -6,6 +6,7 @@
     secrets.json        only when asked for
     database/000000..   pg_dump's custom format, in chunks of CHUNK bytes
     objects/NAME        every object
+    workspace/NAME      the notebook's files, where they are part of it; then workspace.jsonl, which tells of them
     SHA256SUMS          of all of the above, as `sha256sum -c` reads it
     manifest.json       versions, counts, size and SHA-256 of all bytes before it; padded, always TRAILER bytes long
 
@@ -29,12 +30,15 @@ from typing import IO, Any, cast
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 
-FORMAT = 1
+FORMAT = 2  # the newest that is known
+PLAIN = 1  # what earlier versions know too: a backup without a workspace
 CHUNK = 8 * 2**20
 MANIFEST = 16384
 TRAILER = 512 + MANIFEST + 1024  # header, padded content, end of the tar
 LONGEST_HEADER = 65536
+FREE = 512 * 2**20  # bytes of a disk that a backup and a restore leave to what runs
 _NUMBER = re.compile(r"-?[0-9]{1,60}")
+FILES, FILES_LIST = "workspace/", "workspace.jsonl"
 SMALL = ("trackbed.json", "settings.json", "users.json", "secrets.json")
 ProgressCallback = Callable[[int, int, int], None]  # bytes done, objects done, bytes in all
 HINT = "nothing was changed; use another backup, or copy this one again from where it came"
@@ -52,6 +56,10 @@ class Damaged(TrackbedError):
 
 class Newer(TrackbedError):
     """It is of a format that only a newer Trackbed knows."""
+
+
+def is_of_workspace(name: str) -> bool:
+    return name.startswith(FILES) or name == FILES_LIST
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
@@ -126,9 +134,9 @@ class Writer:
         self._raw = _Hashed(stream)
         self._stream = stream
         self._sums = tempfile.TemporaryFile()  # noqa: SIM115  # lines only; the data pass through
-        self._objects = SetSum()
-        self.object_bytes = self.largest = self.chunks = 0
-        self.about = {"format": FORMAT, **about}
+        self._objects, self._files = SetSum(), SetSum()
+        self.object_bytes = self.largest = self.chunks = self.file_bytes = 0
+        self.about = {"format": PLAIN, **about}
         self.small("trackbed.json", _canonical(self.about))
 
     def _add(self, name: str, size: int, stream: IO[bytes]) -> str:
@@ -173,6 +181,17 @@ class Writer:
     def objects(self) -> int:
         return self._objects.count
 
+    def holds_file(self, name: str, size: int, mark: str) -> bool:
+        return False
+
+    def file(self, name: str, size: int, stream: IO[bytes], mark: str = "") -> None:
+        """A file of the workspace; the mark means nothing here."""
+        self._files.add(self._add(f"{FILES}{name}", size, stream), size, name)
+        self.file_bytes += size
+
+    def files_list(self, size: int, stream: IO[bytes]) -> None:
+        self._add(FILES_LIST, size, stream)
+
     def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Close the archive with its manifest, which it gives."""
         size = self._sums.tell()
@@ -187,11 +206,19 @@ class Writer:
             "object_bytes": self.object_bytes,
             "objects_sum": self._objects.text,
             "largest_object": self.largest,
+            **workspace_facts(self.about, self._files, self.file_bytes),
             "bytes": self._raw.bytes,
             "sha256": self._raw.sha.hexdigest(),
         }
         self._stream.write(trailer(manifest))
         return manifest
+
+
+def workspace_facts(about: dict[str, Any], files: SetSum, size: int) -> dict[str, Any]:
+    """What the manifest of a backup says of the workspace in it; nothing where it is of the plain format."""
+    if about["format"] == PLAIN:
+        return {}
+    return {"workspace_files": files.count, "workspace_bytes": size, "workspace_sum": files.text}
 
 
 def read_full(stream: IO[bytes], count: int) -> bytes:
@@ -276,6 +303,8 @@ def check_facts(path: Path | str, manifest: dict[str, Any], further: dict[str, t
         "mlflow": str,
         **further,
     }
+    if manifest.get("format") != PLAIN:
+        whole |= {"workspace_files": int, "workspace_bytes": int, "workspace_sum": str}
     for name, kind in whole.items():
         if type(manifest.get(name)) is not kind or (kind is int and manifest[name] < 0):
             raise Damaged(path, f"its manifest is wrong ({name})")
@@ -326,10 +355,42 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
             raise Damaged(path, "is damaged: its content differs from its manifest", rest=True)
 
 
+class FilesCheck:
+    """Compares what a backup has of a workspace with its manifest. Raises Damaged."""
+
+    def __init__(self, path: Path | str, manifest: dict[str, Any]) -> None:
+        self._path, self._sums, self._size, self._listed = path, SetSum(), 0, False
+        plain = manifest["format"] == PLAIN
+        self._count: int = 0 if plain else manifest["workspace_files"]
+        self._bytes: int = 0 if plain else manifest["workspace_bytes"]
+        self._sum: str = SetSum().text if plain else manifest["workspace_sum"]
+        self._list_allowed = not plain
+
+    def fits(self, name: str, size: int) -> None:
+        """Whether it may be there, before it is read."""
+        listed = name == FILES_LIST
+        more = self._sums.count >= self._count or self._size + size > self._bytes
+        if self._listed or (not self._list_allowed if listed else more):
+            raise Damaged(self._path, f"holds {name!r}, which its manifest does not tell of", rest=True)
+
+    def add(self, name: str, size: int, sha256: str) -> None:
+        self.fits(name, size)
+        if name == FILES_LIST:
+            self._listed = True
+            return
+        self._sums.add(sha256, size, name.removeprefix(FILES))
+        self._size += size
+
+    def end(self) -> None:
+        held = self._sums.count, self._size, self._sums.text, self._listed
+        if held != (self._count, self._bytes, self._sum, self._list_allowed):
+            raise Damaged(self._path, "its workspace differs from its manifest")
+
+
 def verify(path: Path, on_progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Read all of an archive; gives its manifest. Raises TrackbedError when anything is not as it should be."""
     manifest = read_manifest(path)
-    sums, chunks, size, passed = SetSum(), 0, 0, 0
+    sums, files, chunks, size, passed = SetSum(), FilesCheck(path, manifest), 0, 0, 0
     for position, (name, length, content) in enumerate(members(path, manifest)):
         if position == 0 and name != "trackbed.json":
             raise Damaged(path, "does not begin as an archive of Trackbed", rest=True)
@@ -345,6 +406,8 @@ def verify(path: Path, on_progress: ProgressCallback | None = None) -> dict[str,
         elif top == "objects" and rest:
             sums.add(sha.hexdigest(), length, rest)
             size += length
+        elif is_of_workspace(name):
+            files.add(name, length, sha.hexdigest())
         elif name not in (*SMALL, "SHA256SUMS") or length > 2**30:
             raise Damaged(path, f"holds {name!r}, which does not belong there", rest=True)
     if (chunks, sums.count, size, sums.text) != (
@@ -354,4 +417,5 @@ def verify(path: Path, on_progress: ProgressCallback | None = None) -> dict[str,
         manifest["objects_sum"],
     ):
         raise Damaged(path, "its counts differ from its manifest")
+    files.end()
     return manifest

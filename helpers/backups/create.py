@@ -8,12 +8,13 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -25,6 +26,7 @@ from helpers.backups import (
     repository,
     repository_writer,
     scrub,
+    workspace,
 )
 from helpers.backups.repository import Snapshot
 from helpers.backups.storage import BlobStore
@@ -106,12 +108,17 @@ def need(engine: Engine, *services: str) -> None:
 
 
 def make(
-    project: Project, engine: Engine, path: Path, progress: ProgressReporter, with_secrets: bool = False
-) -> dict[str, Any]:
+    project: Project,
+    engine: Engine,
+    path: Path,
+    progress: ProgressReporter,
+    with_secrets: bool = False,
+    with_workspace: bool = False,
+) -> tuple[dict[str, Any], workspace.Kept]:
     """Write an archive of what is active to ``path``; gives its manifest. The caller holds the project's lock."""
     need(engine, POSTGRES, STORE)
     _clean_up(project.settings)
-    begun, about = time.monotonic(), _about(project, engine)
+    begun, about = time.monotonic(), _about(project, engine) | workspace.about(engine, with_workspace)
     with replacing(path) as stream:
         writer = archive.Writer(stream, about)
         result, size = _rows(project, engine, writer, progress, with_secrets)
@@ -121,7 +128,8 @@ def make(
         for key, length, content in artifacts.read_all(engine, progress):
             writer.object(key, length, content)
             meter.report(writer.object_bytes, writer.objects, whole)
-        return writer.finish(_facts(engine, result, size, begun, with_secrets))
+        kept = workspace.back_up(engine, writer, progress, room=shutil.disk_usage(path.parent).free - archive.FREE)
+        return writer.finish(_facts(engine, result, size, begun, with_secrets) | kept.facts), kept
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,7 @@ class Added:
     rewritten: int
     concerned: dict[str, list[str]]
     remarks: tuple[str, ...]
+    kept: workspace.Kept = field(default_factory=workspace.Kept)
 
 
 def add(
@@ -147,6 +156,7 @@ def add(
     progress: ProgressReporter,
     with_secrets: bool = False,
     lost: Iterable[str] = (),
+    with_workspace: bool = False,
 ) -> Added:
     """The same as one more backup of a repository, which reads and stores only what is new.
 
@@ -161,11 +171,11 @@ def add(
         with repository_writer.Writer(
             store,
             project.settings.project,
-            {**_about(project, engine), "project_id": identity(project)},
+            {**_about(project, engine), "project_id": identity(project), **workspace.about(engine, with_workspace)},
             _origin(project, engine),
             {*reread.wrong, *lost} - copied,
         ) as writer:
-            name, manifest = _add(project, engine, writer, progress, with_secrets)
+            name, manifest, kept = _add(project, engine, writer, progress, with_secrets)
             left = writer.lost - writer.rewritten
             scrub.save_position(store, reread, left)
             return Added(
@@ -175,6 +185,7 @@ def add(
                 len(writer.rewritten) + len(copied),
                 _affected(store, left) if left else {},
                 tuple(writer.remarks),
+                kept,
             )
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -198,7 +209,7 @@ def _affected(store: BlobStore, wrong: set[str]) -> dict[str, list[str]]:
 
 def _add(
     project: Project, engine: Engine, writer: repository_writer.Writer, progress: ProgressReporter, with_secrets: bool
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[str, dict[str, Any], workspace.Kept]:
     begun = time.monotonic()
     result, size = _rows(project, engine, writer, progress, with_secrets)
     progress.step("objects")
@@ -208,7 +219,9 @@ def _add(
         for key, length, content in artifacts.read(engine, expected):
             writer.object(key, length, content)
             meter.report(writer.read_bytes, writer.objects, writer.pending_bytes)
-    return writer.finish(_facts(engine, result, size, begun, with_secrets))
+    kept = workspace.back_up(engine, writer, progress)
+    name, manifest = writer.finish(_facts(engine, result, size, begun, with_secrets) | kept.facts)
+    return name, manifest, kept
 
 
 def _about(project: Project, engine: Engine) -> dict[str, Any]:
@@ -273,10 +286,12 @@ def _facts(engine: Engine, contents: database.Contents, size: int, begun: float,
 def words(manifest: dict[str, Any]) -> str:
     """An archive in one line."""
     rows = {name: int(count) for name, (count, _) in manifest["tables"].items()}
+    files = f"{counted(manifest['workspace_files'], 'file')} of the workspace " if "workspace_files" in manifest else ""
+    files += f"({manifest['workspace_bytes'] / 2**20:.1f} MiB), " if files else ""
     return (
         f"{counted(rows.get('runs', 0), 'run')}, {counted(rows.get('metrics', 0), 'metric')}, "
         f"{counted(manifest['objects'], 'object')} "
-        f"({manifest['object_bytes'] / 2**20:.1f} MiB), schema {manifest['schema'] or 'none'}, "
+        f"({manifest['object_bytes'] / 2**20:.1f} MiB), {files}schema {manifest['schema'] or 'none'}, "
         f"made {manifest['made']}"
     )
 
@@ -294,7 +309,8 @@ def stored(manifest: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Health:
-    """What a backup says of the repository it went into: lines, and whether earlier backups are damaged for good."""
+    """What a backup says of the workspace and of the repository it went into: lines, and whether it lacks the workspace
+    or earlier backups are damaged for good."""
 
     lines: tuple[str, ...] = ()
     damaged: bool = False
@@ -320,7 +336,7 @@ def health(store: BlobStore, added: Added) -> Health:
             f"the new backup is whole; `invoke backup.verify {store}` lists all damage in the earlier ones. "
             "Deleting a file below backups/ forgets that backup"
         )
-    return Health(tuple(lines), damaged)
+    return Health((*lines, *added.kept.lines), damaged or bool(added.kept.problem))
 
 
 def create(
@@ -332,10 +348,12 @@ def create(
 
     if with_secrets and to.startswith("s3:"):
         raise SettingError("--with-secrets: secrets are not put into a bucket in plain text; back them up into a file.")
+    files = project.settings.backup_workspace
     goal = locations.target(project.settings, to)
     with lifecycle.changing(project, notice):
         engine = status.running(project)
         if isinstance(goal, Path):
-            return str(goal), make(project, engine, goal, progress, with_secrets), Health()
-        added = add(project, engine, goal, progress, with_secrets)
+            manifest, kept = make(project, engine, goal, progress, with_secrets, files)
+            return str(goal), manifest, Health(tuple(kept.lines), bool(kept.problem))
+        added = add(project, engine, goal, progress, with_secrets, with_workspace=files)
         return str(Snapshot(goal, added.name)), added.manifest, health(goal, added)

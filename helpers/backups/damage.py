@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from helpers.backups.archive import ProgressCallback
+from helpers.backups.archive import FILES, ProgressCallback
 from helpers.backups.needed import Needed
 from helpers.backups.repository import (
     AHEAD,
@@ -38,6 +38,8 @@ _RUN = re.compile(r"([^/]+)/([0-9a-f]{32}|m-[0-9a-f]{32}|tr-[0-9a-f]{32})/artifa
 
 def words(name: str) -> str:
     """An entry of a backup as a person knows it: the run and the artifact."""
+    if name.startswith(FILES):
+        return f"workspace: {name.removeprefix(FILES)!r}"
     path = name.removeprefix("objects/")
     for inner in (path, path.replace("/models/", "/", 1), path.replace("/traces/", "/", 1)):
         if match := _RUN.fullmatch(inner):

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from helpers.backups.archive import FREE as FREE
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.machine import free_space
 
 OBJECT = 4096  # bytes of a disk that the smallest object takes
-FREE = 512 * 2**20  # bytes that a restore leaves to what runs
 # bytes unpacked, and seconds without any, after which the disk is asked again: this machine's, and another one's
 EVERY, EVERY_REMOTE = 8 * 2**20, 64 * 2**20
 SECONDS, SECONDS_REMOTE = 0.2, 2.0

@@ -24,7 +24,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
-from helpers.backups.archive import SMALL, Damaged, ProgressCallback, check_facts, check_format
+from helpers.backups.archive import (
+    FILES_LIST,
+    SMALL,
+    Damaged,
+    FilesCheck,
+    ProgressCallback,
+    check_facts,
+    check_format,
+    is_of_workspace,
+)
 from helpers.backups.storage import BlobStore, Missing, Unreadable
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
@@ -103,6 +112,15 @@ def names(store: BlobStore, of: str = "") -> list[str]:
     """The backups in a store, of one project or all."""
     result = [name.removesuffix(".json") for name in store.names("backups") if name.endswith(".json")]
     return [name for name in result if is_name(name) and of in ("", project(name))]
+
+
+def has_workspace(store: BlobStore, names: Iterable[str]) -> bool:
+    """Whether one of these backups holds a workspace. One that cannot be read does not count."""
+    for name in names:
+        with suppress(TrackbedError):
+            if "workspace_files" in Snapshot(store, name).manifest():
+                return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -190,7 +208,8 @@ class Snapshot:
         if not fits:
             raise Damaged(str(self), f"its list is wrong: {line[:80]!r}")
         parts = name.split("/")
-        known = name in SMALL or name == DATABASE or (parts[0] == "objects" and len(parts) > 1)
+        below = parts[0] in ("objects", "workspace") and len(parts) > 1
+        known = name in (*SMALL, DATABASE, FILES_LIST) or below
         if not known or not {"", ".", ".."}.isdisjoint(parts) or "\0" in name:
             raise Damaged(str(self), f"its list holds {name!r}, which does not belong there")
         return Entry(name, size, digest, mark, pieces)
@@ -276,12 +295,16 @@ class Snapshot:
     def verify(self, on_progress: ProgressCallback | None = None) -> dict[str, Any]:
         """Read every byte of it; gives its manifest. Raises TrackbedError when anything is not as it should be."""
         manifest = self.manifest()
-        whole = manifest["object_bytes"] + manifest["dump_bytes"]
+        whole = manifest["object_bytes"] + manifest["dump_bytes"] + manifest.get("workspace_bytes", 0)
+        files = FilesCheck(str(self), manifest)
         entries, again = itertools.tee(self.entries(manifest))
         blobs = self._ahead(part for e in again for part in zip(e.pieces, lengths(e.size), strict=True))
         sums, chunks, size, passed, seen = SetSum(), 0, 0, 0, set[str]()
         for entry in entries:
-            self._fits(entry, manifest, sums.count, size)
+            if is_of_workspace(entry.name):
+                files.fits(entry.name, entry.size)
+            else:
+                self._fits(entry, manifest, sums.count, size)
             sha = hashlib.sha256()
             for content in itertools.islice(blobs, len(entry.pieces)):
                 sha.update(content)
@@ -293,6 +316,9 @@ class Snapshot:
             if entry.object:
                 sums.add(entry.sha256, entry.size, entry.object)
                 size += entry.size
+                continue
+            if is_of_workspace(entry.name):
+                files.add(entry.name, entry.size, entry.sha256)
                 continue
             if entry.name in seen or sums.count:
                 raise Damaged(str(self), f"its list holds {entry.name!r} ({entry.size} bytes) where it does not belong")
@@ -306,6 +332,7 @@ class Snapshot:
             manifest["objects_sum"],
         ):
             raise Damaged(str(self), "its counts differ from its manifest")
+        files.end()
         return manifest
 
 

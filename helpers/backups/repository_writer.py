@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from helpers import waiting
 from helpers.backups import needed, repository, running
-from helpers.backups.archive import FORMAT, Newer, read_full
+from helpers.backups.archive import FILES, FILES_LIST, PLAIN, Newer, read_full, workspace_facts
 from helpers.backups.repository import (
     DATABASE,
     KIND,
@@ -36,6 +36,7 @@ from helpers.errors import TrackbedError
 
 NAME_SECONDS = 10.0  # for a name that no other copy has
 AHEAD = 4 * repository.PIECE  # bytes of them
+OBJECTS = "objects/"
 
 
 class _Index:
@@ -50,7 +51,8 @@ class _Index:
     def learn(self, entries: Iterable[Entry]) -> None:
         # as JSON: SQLite takes no name that is not Unicode
         self._base.executemany(
-            "INSERT OR REPLACE INTO old VALUES (?, ?)", ((json.dumps(e.object), e.line) for e in entries if e.object)
+            "INSERT OR REPLACE INTO old VALUES (?, ?)",
+            ((json.dumps(e.name), e.line) for e in entries if e.name.startswith((OBJECTS, FILES))),
         )
 
     def forget(self) -> None:
@@ -92,9 +94,9 @@ class Writer:
         self.lost, self.rewritten = set(lost), set[str]()
         self.remarks: list[str] = []
         self._blobs, self._project, self._origin = store, project, origin
-        self.about = {"format": FORMAT, **about}
-        self._objects = SetSum()
-        self.object_bytes = self.largest = self.chunks = 0
+        self.about = {"format": PLAIN, **about}
+        self._objects, self._files = SetSum(), SetSum()
+        self.object_bytes = self.largest = self.chunks = self.file_bytes = 0
         self.unchanged = self.pending = self.pending_bytes = self.read_bytes = 0
         self._stored = self._stored_bytes = 0
         self._under_way: deque[tuple[int, Future[None]]] = deque()
@@ -143,15 +145,7 @@ class Writer:
     def listed(self, objects: Iterable[tuple[str, int, str]]) -> Iterator[str]:
         """Of what the store lists (name, size, mark), the names that have to be read; the rest is taken over."""
         for name, size, mark in objects:
-            old = self._index.old(name) if mark else None
-            same = old is not None and (old.mark, old.size) == (mark, size)
-            gone = (
-                {p for p, n in zip(old.pieces, lengths(size), strict=True) if not self._holds(p, n)}
-                if old and same
-                else set()
-            )
-            self.lost |= gone
-            if old and same and not gone:
+            if old := self._unchanged(OBJECTS + name, size, mark):
                 self._add(old)
                 self.unchanged += 1
             else:
@@ -159,11 +153,37 @@ class Writer:
                 self.pending, self.pending_bytes = self.pending + 1, self.pending_bytes + size
         return self._index.pending()
 
+    def _unchanged(self, name: str, size: int, mark: str) -> Entry | None:
+        """The last backup's entry, where it has the same mark and all its pieces are there."""
+        old = self._index.old(name) if mark else None
+        if old is None or (old.mark, old.size) != (mark, size):
+            return None
+        gone = {p for p, n in zip(old.pieces, lengths(size), strict=True) if not self._holds(p, n)}
+        self.lost |= gone
+        return None if gone else old
+
+    def holds_file(self, name: str, size: int, mark: str) -> bool:
+        """Whether a file of the workspace is as in the last backup; it is taken over then."""
+        if old := self._unchanged(FILES + name, size, mark):
+            self._add_file(old)
+        return old is not None
+
+    def file(self, name: str, size: int, stream: IO[bytes], mark: str) -> None:
+        self._add_file(self._store(FILES + name, size, stream, mark))
+
+    def files_list(self, size: int, stream: IO[bytes]) -> None:
+        self._line(self._store(FILES_LIST, size, stream))
+
+    def _add_file(self, entry: Entry) -> None:
+        self._line(entry)
+        self._files.add(entry.sha256, entry.size, entry.name.removeprefix(FILES))
+        self.file_bytes += entry.size
+
     def _holds(self, digest: str, size: int) -> bool:
         return (digest not in self.lost or digest in self.rewritten) and self._blobs.holds(piece(digest), size)
 
     def object(self, name: str, size: int, stream: IO[bytes]) -> None:
-        self._add(self._store(f"objects/{name}", size, stream, self._index.mark(name)))
+        self._add(self._store(f"{OBJECTS}{name}", size, stream, self._index.mark(name)))
         self.read_bytes += size
 
     @property
@@ -227,6 +247,7 @@ class Writer:
             "object_bytes": self.object_bytes,
             "largest_object": self.largest,
             "objects_sum": self._objects.text,
+            **workspace_facts(self.about, self._files, self.file_bytes),
             "list": listed.pieces,
             "list_bytes": size,
             "copies": 1,

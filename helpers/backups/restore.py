@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from helpers import invocations, lifecycle, second_project, status
-from helpers.backups import create, damage, disk_space, locations, salvage, switchover, unpack
+from helpers.backups import create, damage, disk_space, locations, salvage, switchover, unpack, workspace
 from helpers.backups.salvage import Restorable
-from helpers.data import artifacts, database
+from helpers.data import artifacts, database, workspace_files
+from helpers.data.workspace_files import Staged
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.errors import TrackbedError
@@ -26,7 +29,7 @@ from helpers.settings import BY_NAME
 class Restored:
     """What a restore did: the manifest, the backup of what was there before (None: there was nothing), the people
     whose logins it brought and whether logins of the backup were left out because there are others; the names of
-    what is damaged in the backup, and the file that lists them."""
+    what is damaged in the backup, and the file that lists them; ``files``: what to tell of the workspace."""
 
     manifest: dict[str, Any]
     before: Path | None
@@ -34,6 +37,7 @@ class Restored:
     users_left: bool = False
     left: tuple[str, ...] = ()
     left_file: Path | None = None
+    files: tuple[str, ...] = ()
 
     @property
     def left_lines(self) -> list[str]:
@@ -56,6 +60,7 @@ def restore(
     keep_before: bool = True,
     into: str = "",
     skip_damaged: bool = False,
+    with_workspace: bool = True,
 ) -> tuple[Project, Restored]:
     """Replace what is active by a backup; the old goes only when the new one is up. ``into``: in that project instead.
     ``skip_damaged``: without the artifacts that are damaged in it.
@@ -75,10 +80,47 @@ def restore(
     with lifecycle.changing(target, notice):
         credentials.learn(target.settings, _secrets(rest))
         target.reread_credentials()
-        before = _replace(target, source, rest, progress, notice, keep_before)
+        files = _Files(with_workspace)
+        before = _replace(target, source, rest, progress, notice, keep_before, files)
     brought = _bring_in(target, people, notice)
     left = bool(people) and not brought and users.load(target.settings) != people
-    return target, Restored(rest.manifest, before, brought, left, rest.left, _write_left(target, rest.left))
+    return target, Restored(
+        rest.manifest, before, brought, left, rest.left, _write_left(target, rest.left), tuple(files.lines)
+    )
+
+
+class _Files:
+    """The workspace of a backup on its way into the project's: staged with the copy, shown with the switch."""
+
+    def __init__(self, asked: bool) -> None:
+        self.asked, self.staged, self.lines = asked, cast("Staged | None", None), list[str]()
+
+    def stage(
+        self, engine: Engine, rest: Restorable, members: Iterator[unpack.Member], progress: ProgressReporter
+    ) -> None:
+        if not self.asked:
+            return
+        if workspace_files.present(engine):
+            self.staged = workspace.stage(engine, rest, members, progress)
+        else:
+            self.lines.append("the workspace in the backup was left out: this project has no notebook")
+
+    def place(self, engine: Engine) -> None:
+        """The copy is active: what goes wrong here is told, and takes nothing back."""
+        if self.staged is None:
+            return
+        try:
+            self.lines += workspace.place(engine, self.staged)
+        except TrackbedError as error:
+            self.lines.append(
+                f"warning: {error.message}; its files are in the hidden folder {self.staged.folder} of the workspace, "
+                "until the next restore"
+            )
+
+    def drop(self, engine: Engine) -> None:
+        if self.staged is not None:
+            with suppress(TrackbedError):
+                workspace_files.drop(engine)
 
 
 def _write_left(project: Project, names: tuple[str, ...]) -> Path | None:
@@ -106,24 +148,35 @@ def _replace(
     progress: ProgressReporter,
     notice: Notice,
     keep_before: bool,
+    files: _Files | None = None,
 ) -> Path | None:
     """Make a verified backup active; gives the archive of what was there before."""
-    engine = status.running(project)
+    engine, files = status.running(project), files or _Files(False)
     if project.aside and not is_empty(project, engine):
         raise TrackbedError(
             f"project {project.settings.project} has data of its own; nothing was changed",
             f"--project={project.settings.project} instead of --into replaces them; or choose another",
         )
     try:
-        new = unpack.copy(project, engine, source, rest, progress, notice)
+        new = unpack.copy(
+            project,
+            engine,
+            source,
+            rest,
+            progress,
+            notice,
+            lambda members: files.stage(engine, rest, members, progress),
+        )
         for line in unpack.put_to_sleep(engine, new["database"]) if rest.manifest["schema"] else ():
             notice(line)
         before = _before(project, engine, progress) if keep_before else None
         engine.halt(MLFLOW, progress)
         switchover.switch_to(project, new, progress, notice)
     except BaseException:
+        files.drop(engine)
         switchover.roll_back(project, engine, progress, notice)
         raise
+    files.place(engine)
     _take_settings(project, unpack.settings_of(rest), notice)
     return before
 

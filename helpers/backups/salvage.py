@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from helpers.backups import damage, locations
-from helpers.backups.archive import LONGEST_HEADER, SMALL, Damaged, ProgressCallback, plain_member, read_manifest
+from helpers.backups.archive import (
+    FILES,
+    FILES_LIST,
+    LONGEST_HEADER,
+    SMALL,
+    Damaged,
+    ProgressCallback,
+    plain_member,
+    read_manifest,
+)
 from helpers.backups.locations import Source
 from helpers.backups.repository import DATABASE, Snapshot
 from helpers.backups.storage import scratch
@@ -25,14 +34,17 @@ Member = tuple[str, int, IO[bytes]]
 
 @dataclass
 class Restorable:
-    """What is whole of a backup: checksum (a SetSum's), count and bytes of its objects; ``left``: the names of what is
-    not."""
+    """What is whole of a backup: checksum (a SetSum's), count and bytes of its objects, and of the files of its
+    workspace; ``left``: the names of what is not."""
 
     manifest: dict[str, Any]
     left: tuple[str, ...]
     objects_sum: str
     objects: int
     object_bytes: int
+    files_sum: str
+    files: int
+    file_bytes: int
 
     def members(self) -> Iterator[Member]:
         """Name, size and content of each member; the content has to be read before the next is asked for."""
@@ -50,7 +62,17 @@ class _All(Restorable):
 def complete(source: Source, on_progress: ProgressCallback | None) -> Restorable:
     """Every byte of a backup, read and checked. Raises TrackbedError when anything is not as it should be."""
     manifest = locations.verify(source, on_progress)
-    return _All(manifest, (), manifest["objects_sum"], manifest["objects"], manifest["object_bytes"], source)
+    files = (manifest.get("workspace_sum", SetSum().text), manifest.get("workspace_files", 0))
+    return _All(
+        manifest,
+        (),
+        manifest["objects_sum"],
+        manifest["objects"],
+        manifest["object_bytes"],
+        *files,
+        manifest.get("workspace_bytes", 0),
+        source,
+    )
 
 
 def undamaged(source: Source, on_progress: ProgressCallback | None) -> Restorable:
@@ -89,14 +111,18 @@ def of_repository(snapshot: Snapshot, on_progress: ProgressCallback | None) -> R
             f"nothing was changed; `invoke backup.verify {snapshot.store}` tells which are whole",
         )
     manifest, wrong, left = snapshot.manifest(), result.pieces, list[str]()
-    sums, size = SetSum(), 0
+    sums, files, size, file_size = SetSum(), SetSum(), 0, 0
     for entry in snapshot.entries(manifest):
         if not wrong.isdisjoint(entry.pieces):
             left.append(entry.name)
         elif entry.object:
             sums.add(entry.sha256, entry.size, entry.object)
             size += entry.size
-    return _FromRepository(manifest, tuple(left), sums.text, sums.count, size, snapshot, wrong)
+        elif entry.name.startswith(FILES):
+            files.add(entry.sha256, entry.size, entry.name.removeprefix(FILES))
+            file_size += entry.size
+    held = (sums.text, sums.count, size, files.text, files.count, file_size)
+    return _FromRepository(manifest, tuple(left), *held, snapshot, wrong)
 
 
 class _Lenient(tarfile.TarInfo):
@@ -157,14 +183,19 @@ def of_archive(path: Path, on_progress: ProgressCallback | None) -> Restorable:
         name.decode("utf-8", "surrogateescape")
         for (name,) in base.execute("SELECT name FROM wanted WHERE name NOT IN (SELECT name FROM whole) ORDER BY name")
     ]
+    return _OfArchive(manifest, tuple(left), *_sum(base, "objects/"), *_sum(base, FILES), path, base)
+
+
+def _sum(base: sqlite3.Connection, top: str) -> tuple[str, int, int]:
+    """Checksum, count and bytes of what is whole below ``top``."""
     sums, total = SetSum(), 0
     for name, size, sha in base.execute(
-        "SELECT name, size, sha FROM whole JOIN wanted USING (name) WHERE "
-        "name >= CAST('objects/' AS BLOB) AND name < CAST('objects0' AS BLOB)"
+        "SELECT name, size, sha FROM whole JOIN wanted USING (name) WHERE name >= ? AND name < ?",
+        (top.encode(), top.rstrip("/").encode() + b"0"),  # 0 comes after /
     ):
-        sums.add(sha, size, name.decode("utf-8", "surrogateescape").removeprefix("objects/"))
+        sums.add(sha, size, name.decode("utf-8", "surrogateescape").removeprefix(top))
         total += size
-    return _OfArchive(manifest, tuple(left), sums.text, sums.count, total, path, base)
+    return sums.text, sums.count, total
 
 
 def _find_members(path: Path, end: int, on_progress: ProgressCallback | None) -> Iterator[tuple[str, int, int, str]]:
@@ -191,7 +222,8 @@ def _find_members(path: Path, end: int, on_progress: ProgressCallback | None) ->
                 tar.offset = member.offset_data
                 continue
             parts = member.name.split("/")
-            known = member.name in (*SMALL, SUMS) or (parts[0] in ("objects", DATABASE) and len(parts) > 1)
+            below = parts[0] in ("objects", "workspace", DATABASE) and len(parts) > 1
+            known = member.name in (*SMALL, SUMS, FILES_LIST) or below
             if not known or not {"", ".", ".."}.isdisjoint(parts) or "\0" in member.name:
                 continue
             stream.seek(member.offset_data)

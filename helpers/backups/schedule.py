@@ -50,7 +50,12 @@ def set_up(project: Project) -> tuple[str, ...]:
             remove(project)
         raise
     first = backup_schedule.condition(settings, engine.scheduled_runs)
-    return (*lines, *([f"backups: {first.line}"] if first else []))
+    without = (
+        "warning: a schedule in a cluster leaves BACKUP_WORKSPACE out: its pods do not enter the notebook; "
+        f"`invoke backup --with-workspace --to={place}` holds the notebook's files"
+    )
+    told = [without] if runner == CLUSTER and settings.backup_workspace else []
+    return (*lines, *told, *([f"backups: {first.line}"] if first else []))
 
 
 def follow(project: Project) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 
-from helpers.backups import damage, disk_space, loading, salvage
+from helpers.backups import damage, disk_space, loading, salvage, workspace
+from helpers.backups.archive import is_of_workspace
 from helpers.backups.create import PORTABLE, Meter, need
 from helpers.backups.locations import Source
 from helpers.backups.salvage import Restorable
@@ -136,10 +137,12 @@ def copy(
     rest: Restorable,
     progress: ProgressReporter,
     notice: Callable[[str], None],
+    take_files: Callable[[Iterator[Member]], None] | None = None,
 ) -> dict[str, str]:
     """Restore the verified backup into a database and prefix of their own, prove it, migrate it; gives the names.
 
-    The note of the change is on disk before anything is made. Raises TrackbedError; what is active stays as it is.
+    ``take_files`` gets the members of the workspace, where the backup has one. The note of the change is on disk before
+    anything is made. Raises TrackbedError; what is active stays as it is.
     """
     need(engine, POSTGRES, STORE)
     manifest = rest.manifest
@@ -163,7 +166,7 @@ def copy(
         for member in members:
             if member[0].startswith("database/"):
                 yield member[2]
-            elif member[0].startswith("objects/") or member[0] == "SHA256SUMS":
+            elif member[0].startswith("objects/") or member[0] == "SHA256SUMS" or is_of_workspace(member[0]):
                 first.append(member)
                 return
 
@@ -172,7 +175,10 @@ def copy(
         for left in _database(project, engine, new, manifest, chunks(), disk):
             notice(f"warning: left out, because it is not MLflow's: {left}")
     progress.step("objects")
-    _copy_objects(engine, new["prefix"], itertools.chain(first, members), rest, disk, progress, notice)
+    objects, files = workspace.split(itertools.chain(first, members))
+    _copy_objects(engine, new["prefix"], objects, rest, disk, progress, notice)
+    if take_files and "workspace_files" in manifest:
+        take_files(files)
     if verdict == "older":
         migrate(project, new, progress)
     return new

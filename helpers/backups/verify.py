@@ -48,7 +48,8 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
     lines = [f"repaired from its copy: {path}" for path in damage.repair(store, result)]
     if result.pieces:
         with lifecycle.changing(project, notice):
-            added = create.add(project, status.running(project), store, progress, lost=result.pieces)
+            engine, files = status.running(project), repository.has_workspace(store, names)
+            added = create.add(project, engine, store, progress, lost=result.pieces, with_workspace=files)
         lines += [f"made for it: {Snapshot(store, added.name)}", *create.health(store, added).lines]
         names = [*names, added.name]
     result = damage.examine(store, names, meter.report)

@@ -140,16 +140,20 @@ def backup_if_due(given: Flags) -> int:
     return 0 if ran.ok else FAILED
 
 
-def restore(given: Flags, source: str, into: str, no_backup: bool, skip_damaged: bool, yes: bool) -> None:
+def restore(
+    given: Flags, source: str, into: str, no_backup: bool, skip_damaged: bool, yes: bool, no_workspace: bool
+) -> None:
     options.refuse(bool(into and no_backup), "--no-backup", "with --into, which replaces nothing")
     project = options.load(given)
     question = f"Replace the experiments and artifacts of project {project.settings.project} by {source}?"
     if not into and project.state.existed and not yes and not console.confirm(question):
         raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
     with console.Progress() as progress:
-        target, done = restore_backup(project, source, progress, progress.notice, not no_backup, into, skip_damaged)
+        target, done = restore_backup(
+            project, source, progress, progress.notice, not no_backup, into, skip_damaged, not no_workspace
+        )
     console.notice(f"restored: {create.words(done.manifest)}")
-    for line in done.left_lines:
+    for line in (*done.left_lines, *done.files):
         console.notice(line)
     if done.before:
         console.notice(f"what was there before: {done.before}")

@@ -106,6 +106,7 @@ VOLUMES = Kind("SOURCE:/TARGET or SOURCE:/TARGET:ro words", parsers.volumes, "SO
 DURATION = Kind("off, or a time as in 90s, 30m or 12h", parsers.duration, "TIME")
 INTERVAL = Kind("a time from 1h to 31d, as in 6h or 1d", parsers.interval, "TIME")
 COUNT = integer(0, 9999)
+PATTERNS = Kind("patterns of names with commas, as in *.ckpt,runs/old", parsers.patterns, "PATTERNS")
 BACKUP_PLACE = Kind("an absolute folder (~ is your home) or s3://BUCKET/PREFIX", parsers.backup_place, "PLACE")
 LEASE_END = Kind("auto, or a date with time zone, as in 2026-11-28T18:00Z", parsers.lease_end, "DATE")
 REGISTRY = Kind("HOST[:PORT][/PATH], without https://", parsers.registry, "HOST/PATH")

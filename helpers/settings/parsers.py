@@ -209,6 +209,13 @@ def lease_end(value: str, context: ParseContext) -> str:
     return moment.isoformat(timespec="minutes")
 
 
+def patterns(value: str, context: ParseContext) -> tuple[str, ...]:
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    if len(words) > 200 or any(len(word) > 200 or not word.isprintable() or word.startswith("/") for word in words):
+        raise InvalidValue
+    return tuple(word.rstrip("/") for word in words)
+
+
 def _words(value: str) -> list[str]:
     try:
         return shlex.split(value)

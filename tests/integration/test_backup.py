@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import time
@@ -89,7 +90,12 @@ def test_back_up_while_writing_and_restore_elsewhere(pair: tuple[Clone, Clone], 
         log_run(source, chosen, f"run {number}", rng.randbytes(number * 1000))
     log_run(source, chosen, "big", rng.randbytes(20_000_000))
     before = everything(source)
-    running = source.start("backup", f"--to={tmp_path}/a.tar")
+    work = source.project_folder / "workspace"
+    (work / "sub ä").mkdir(exist_ok=True)
+    for name in ("first.ipynb", "sub ä/data.csv"):
+        (work / name).write_text(f"of {chosen}")
+    (work / "out").symlink_to("/etc/passwd")
+    running = source.start("backup", f"--to={tmp_path}/a.tar", "--with-workspace")
     while running.process.poll() is None:
         log_run(source, chosen, "meanwhile", rng.randbytes(100_000))
     assert running.end() == 0, running.output
@@ -98,6 +104,12 @@ def test_back_up_while_writing_and_restore_elsewhere(pair: tuple[Clone, Clone], 
     assert done.returncode == 0, done.stderr
     after = everything(target)  # reads the artifact of every run
     assert before == [run for run in after if run["info"]["run_id"] in {r["info"]["run_id"] for r in before}]
+    assert re.search(r"\n +out: is a link that leads out of the workspace\n", running.output)
+    assert re.search(r"^workspace: \d+ files of the backup", done.stderr, re.MULTILINE)
+    restored = target.project_folder / "workspace"
+    for name in ("first.ipynb", "sub ä/data.csv"):
+        (path,) = (path for path in restored.rglob(name) if path.read_text() == f"of {chosen}")
+        assert path.stat().st_uid == restored.stat().st_uid and path.stat().st_mtime == (work / name).stat().st_mtime
     assert target.invoke("check").returncode == 0
 
 

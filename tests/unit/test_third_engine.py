@@ -196,7 +196,7 @@ def test_dry_run(one: Project) -> None:
 
 def test_backup(up: Project, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
-    manifest = create.make(up, status.running(up), path, Silent())
+    manifest, _ = create.make(up, status.running(up), path, Silent())
     assert (manifest["engine"], manifest["objects"], manifest["mlflow"]) == ("memory", 1, "3.17.2")
     with tarfile.open(path) as tar:
         assert any(name.endswith("1/a.txt") for name in tar.getnames())

@@ -70,6 +70,31 @@ class Backups:
         option="--keep-monthly",
         remembered=False,
     )
+    backup_workspace: bool = setting(
+        "false",
+        kinds.SWITCH,
+        "Whether backups hold the files of the notebook's workspace too",
+        tasks=("backup",),
+        option="--with-workspace",
+        switch=True,
+        remembered=False,
+        only=SERVER,
+    )
+    backup_workspace_exclude: tuple[str, ...] = setting(
+        ".ipynb_checkpoints,__pycache__,.cache,.mypy_cache,.pytest_cache,.ruff_cache,.venv,node_modules,.Trash-*,"
+        "lost+found",
+        kinds.PATTERNS,
+        "Names in the workspace that backups leave out, with commas; * and ? as in a shell, with a / it is a path",
+        remembered=False,
+        only=SERVER,
+    )
+    backup_workspace_largest: str = setting(
+        "1g",
+        kinds.SIZE,
+        "Size of a file above which backups leave it out of the workspace",
+        remembered=False,
+        only=SERVER,
+    )
     backup_s3_endpoint: str = setting(
         "",
         optional(kinds.ENDPOINT, ""),
