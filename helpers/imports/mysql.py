@@ -27,6 +27,16 @@ COLUMNS = "SELECT column_name FROM information_schema.columns WHERE table_schema
 AND extra NOT LIKE '%%GENERATED' ORDER BY ordinal_position"
 DENIED, NO_RIGHT, NO_COLUMN_RIGHT = 1045, 1142, 1143
 TRUE = ("1", "true", "yes", "on")
+CLEAR = (b"mysql_clear_password", b"dialog")  # ways to come in that send the password as it is
+
+
+class _Refused:
+    """Instead of the driver's way to send a password to whoever answers: it would not even want TLS for that."""
+
+    def __init__(self, connection: object) -> None: ...
+
+    def authenticate(self, packet: object) -> None:
+        raise RuntimeError("it wants the password in clear text, and nothing proves whose server it is")
 
 
 class MySQL:
@@ -111,6 +121,8 @@ def _words(server: Server) -> dict[str, Any]:
             result[name] = word if name in FILES else word.lower() in TRUE
     if "ssl_ca" in result:
         result.setdefault("ssl_verify_cert", True)
+    if not result.get("ssl_verify_cert") or result.get("ssl_disabled"):
+        result["auth_plugin_map"] = dict.fromkeys(CLEAR, _Refused)
     return result
 
 
@@ -131,6 +143,11 @@ def _failed(server: Server, error: Exception) -> TrackbedError:
         return TrackbedError(
             f"{server} does not let that user read everything: {said}",
             "let its owner type GRANT SELECT ON that database TO that user, then try again",
+        )
+    if "LOAD_LOCAL" in said:
+        return TrackbedError(
+            f"{server} asks for a file of this machine, and got none: no server of MLflow's does that",
+            "is it the server that you mean? Name another, or ask who runs it",
         )
     if isinstance(error, RuntimeError):  # the driver's word for a password that it will not send
         return TrackbedError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,6 +19,7 @@ from helpers.errors import SettingError, TrackbedError
 from helpers.imports import databases, mysql, postgresql, sources
 from helpers.imports.databases import Server, WrongPassword
 from helpers.imports.sources import ROWS
+from tests.conftest import PATIENCE
 
 SECRET = "correct-horse"
 
@@ -168,6 +171,7 @@ def test_an_address_of_mysql_with_a_word_that_means_nothing_here() -> None:
         (pymysql.OperationalError(1045, "Access denied for user 'u'"), WrongPassword, "MYSQL_PWD"),
         (pymysql.OperationalError(1142, "SELECT command denied"), TrackbedError, "GRANT SELECT"),
         (RuntimeError("'cryptography' package is required"), TrackbedError, "ssl_ca"),
+        (RuntimeError("**WARN**: Received LOAD_LOCAL packet but local_infile"), TrackbedError, "server that you mean"),
         (pymysql.OperationalError(2003, "Can't connect"), TrackbedError, "does it answer"),
     ],
 )
@@ -180,3 +184,34 @@ def test_a_postgresql_that_does_not_answer_is_told_in_words() -> None:
     with pytest.raises(TrackbedError) as caught, postgresql.opened(databases.server("postgresql://u@/db?host=/none")):
         pass
     assert "postgresql://u@/db cannot be read" in caught.value.message and "does it answer" in caught.value.hint
+
+
+@pytest.mark.parametrize("way", mysql.CLEAR)
+def test_no_mysql_server_gets_the_password_in_clear_text(way: bytes) -> None:
+    """Before, any server that asked for it got it, without TLS."""
+    heard = bytearray()
+
+    def packet(number: int, content: bytes) -> bytes:
+        return len(content).to_bytes(3, "little") + bytes([number]) + content
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.settimeout(PATIENCE)
+            capabilities = 0x000AA200 | 0x8000  # protocol 4.1, secure connection, authentication by plugins
+            low, high = (capabilities & 0xFFFF).to_bytes(2, "little"), (capabilities >> 16).to_bytes(2, "little")
+            hello = b"\x0a5.7.0\0" + bytes(4) + b"12345678\0" + low + b"\x2d\x02\0" + high + b"\x15" + bytes(10)
+            connection.sendall(packet(0, hello + b"123456789012\0mysql_native_password\0"))
+            heard.extend(connection.recv(65536))
+            connection.sendall(packet(2, b"\xfe" + way + b"\0" + (b"\x03Password: " if way == b"dialog" else b"")))
+            with suppress(OSError):
+                heard.extend(connection.recv(65536))  # nothing, or the password
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"mysql://u:{SECRET}@127.0.0.1:{listening.getsockname()[1]}/db"
+        with pytest.raises(TrackbedError, match="clear text") as caught, mysql.opened(databases.server(address)):
+            pass
+        thread.join(PATIENCE)
+    assert heard and SECRET.encode() not in heard and "ssl_ca" in caught.value.hint
