@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -47,6 +47,17 @@ class _Unready(Exception):
     """The server may answer a moment later."""
 
 
+class _Session(requests.Session):
+    """Stays with the server that was named: it would choose otherwise what this machine asks in its own network."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        host = urlsplit(urljoin(resp.url, target)).hostname if target else None
+        if host and host != urlsplit(resp.url).hostname:
+            raise requests.exceptions.InvalidURL(f"it leads to another server, {host}")
+        return target
+
+
 @dataclass(frozen=True)
 class Login:
     """How to come in; nothing of it is ever shown."""
@@ -70,7 +81,7 @@ class TrackingServer:
 
     def __init__(self, url: str, login: Login) -> None:
         self.url, self._login = url, login
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.headers["Accept-Encoding"] = "identity"  # an artifact comes as it is
         self._session.trust_env = urlsplit(url).hostname not in LOOPBACK  # no proxy leads back to this machine
         self._session.auth = self._authorize  # also without a login: ~/.netrc is not for this

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,30 @@ def test_the_login_is_in_the_header_and_in_no_text(asked: Any, login: Login, hea
     assert tracking_server.TOKEN in (caught.value.hint or "")
     shown = f"{caught.value.message} {caught.value.hint} {login!r} {server}"
     assert "word" not in shown.replace(tracking_server.PASSWORD, "") and "t\u00f6ken" not in shown
+
+
+def test_a_server_leads_to_no_other_one() -> None:
+    """Before, it chose what this machine asked, and what the answer was stored as."""
+    heard: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(self.path)
+            where = {"/version": f"http://localhost:{self.server.server_port}/secret", "/near": "/version2"}  # type: ignore[attr-defined]
+            self.send_response(302 if self.path in where else 200)
+            self.send_header("Location", where.get(self.path, ""))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        server = TrackingServer(f"http://127.0.0.1:{listening.server_port}", Login())
+        with pytest.raises(TrackbedError, match="leads to another server, localhost"):
+            server.download("version")
+        server.download("near").close()
+        listening.shutdown()
+    assert heard == ["/version", "/near", "/version2"]
 
 
 def test_a_ca_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
