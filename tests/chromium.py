@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, TimeoutError, sync_playwright
+
+from tests.integration import inspection
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = (
@@ -59,3 +61,18 @@ def none_refused(context: BrowserContext, statuses: Collection[int] = (403,)) ->
     )
     yield
     assert not refused, refused
+
+
+def choose(page: Page, name: str) -> None:
+    """Click an entry of a page's menu; it is opened again where the page, drawn once more, has closed it."""
+    entry = page.get_by_role("menuitem", name=name)
+
+    def clicked() -> bool:
+        with suppress(TimeoutError):
+            if not entry.is_visible():
+                page.get_by_test_id("overflow-menu-trigger").first.click()
+            entry.click(timeout=5000)
+            return True
+        return False
+
+    inspection.until(clicked)

@@ -21,7 +21,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.chromium import SLOW, launched, none_refused
+from tests.chromium import SLOW, choose, launched, none_refused
 from tests.conftest import Clone
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -155,8 +155,7 @@ def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url:
     answer = post(f"{mlflow_url}/api/2.0/mlflow/runs/create", {"experiment_id": experiment, "run_name": "before"})
     run = answer["run"]["info"]["run_id"]
     page.goto(f"{mlflow_url}/#/experiments/{experiment}/runs/{run}")
-    page.get_by_test_id("overflow-menu-trigger").first.click()
-    page.get_by_role("menuitem", name="Rename").click()
+    choose(page, "Rename")
     page.get_by_test_id("rename-modal-input").fill("renamed-in-the-browser")
     with page.expect_response(re.compile(r"/runs/update$")) as renamed:
         page.get_by_role("dialog").get_by_role("button", name="Save").click()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.chromium import SLOW, launched, none_refused
+from tests.chromium import SLOW, choose, launched, none_refused
 from tests.security.conftest import Target
 
 pytestmark = pytest.mark.docker
@@ -64,8 +64,7 @@ def test_mlflow_writes_and_shows_through_the_gateway(attack: Target, page: Page)
     )
     assert put.status == 200, put.text
     page.goto(f"https://{door.host}/#/experiments/{experiment}/runs/{info['run_id']}")
-    page.get_by_test_id("overflow-menu-trigger").first.click()
-    page.get_by_role("menuitem", name="Rename").click()
+    choose(page, "Rename")
     page.get_by_test_id("rename-modal-input").fill("renamed-outside")
     with page.expect_response(re.compile(r"/runs/update$")) as renamed:
         page.get_by_role("dialog").get_by_role("button", name="Save").click()
