@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,11 +156,17 @@ def test_a_dump_that_pg_dump_did_not_write(clone: Clone, mark: Path, tmp_path: P
             ),
         }[kind],
     )
-    before, state = everything(clone), (clone.project_folder / "state.json").read_bytes()
+    before, known = everything(clone), state(clone)
     done = clone.invoke("restore", f"{tmp_path}/b.tar", "--yes", "--no-backup")
     inspection.refused(done, 1, "database dump holds a statement", "use another backup")
     assert not ran(clone, mark) and everything(clone) == before
-    assert (clone.project_folder / "state.json").read_bytes() == state
+    assert state(clone) == known
+
+
+def state(clone: Clone) -> dict[str, Any]:
+    """What a task must keep, without what it last saw of the processes."""
+    content: dict[str, Any] = json.loads((clone.project_folder / "state.json").read_text())
+    return {key: value for key, value in content.items() if key != "applied"}
 
 
 def forged(source: Path, target: Path, old: bytes = b"", new: str = "", more: dict[str, bytes] | None = None) -> None:

@@ -76,9 +76,9 @@ def until(what: str, holds: Callable[[], object], seconds: float = PATIENCE) -> 
 
 
 def condition(reference: str, kind: str) -> bool:
-    """Whether an object outside of namespaces, as ``node/node1``, has this condition."""
-    status = f"jsonpath={{.status.conditions[?(@.type=='{kind}')].status}}"
-    return kubectl("get", reference, f"--output={status}") == "True"
+    """Whether an object outside of namespaces, as ``node/node1``, has this condition. A new object has null for all."""
+    conditions = json.loads(kubectl("get", reference, "--output=json")).get("status", {}).get("conditions") or ()
+    return any(one["type"] == kind and one["status"] == "True" for one in conditions)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def operator() -> Iterator[bool]:
     except AssertionError:
         schema = ""
     cluster.kubectl("apply", "--server-side", "--filename=-", stdin=schema or json.dumps(OPERATOR))
-    # `kubectl wait` fails at once where the API server has not written a condition yet
+    # `kubectl wait` and a jsonpath fail at once where the API server has not written a condition yet
     cluster.until(
         "CloudNativePG's objects", lambda: cluster.condition("crd/clusters.postgresql.cnpg.io", "Established")
     )
