@@ -17,6 +17,7 @@ from helpers import waiting
 from helpers.impersonation import Look
 
 GONE = (psutil.Error, OSError)  # it has ended meanwhile, or is not this user's to look at
+CONTAINER = re.compile(r"[0-9a-f]{64}|kubepods")  # how runtimes name a container's control group
 KILL_SECONDS = 5.0  # after which one that was killed waits for a disk or a device
 
 
@@ -88,24 +89,22 @@ def with_variable(name: str, value: str, uids: Collection[int] = (), below: bool
     return sorted(pid for pid in running if below or parents[pid] not in running)
 
 
-def owners() -> set[int]:
-    """The uids of everybody who runs something."""
-    uids = set()
+def _running() -> Iterator[tuple[int, int]]:
+    """Each process that runs, with the uid that it runs as."""
     for process in _processes(psutil.pids()):
         with suppress(*GONE):
             if not _has_ended(process):
-                uids.add(owner(process.pid))
-    return uids
+                yield process.pid, owner(process.pid)
+
+
+def owners() -> set[int]:
+    """The uids of everybody who runs something."""
+    return {uid for _, uid in _running()}
 
 
 def of_account(uid: int) -> list[int]:
     """The processes of an account that run, those in containers too, whose users are only numbers."""
-    pids = []
-    for process in _processes(psutil.pids()):
-        with suppress(*GONE):
-            if owner(process.pid) == uid and not _has_ended(process):
-                pids.append(process.pid)
-    return pids
+    return [pid for pid, other in _running() if other == uid]
 
 
 def kill_of_account(uid: int, spared: Callable[[int], bool]) -> None:
@@ -131,8 +130,8 @@ def in_container(pid: int, proc: Path = Path("/proc")) -> bool:
     numbers, ours = (re.search(r"^NSpid:(.*)$", one["status"], re.MULTILINE) for one in (text, own))
     if not numbers or not ours or len(numbers[1].split()) <= len(ours[1].split()):
         return False
-    containers = set(re.findall(r"[0-9a-f]{64}|kubepods", text["cgroup"]))
-    return text["uid_map"] == own["uid_map"] and not containers <= set(re.findall(r"[0-9a-f]{64}", own["cgroup"]))
+    containers, around = (set(CONTAINER.findall(one["cgroup"])) for one in (text, own))
+    return text["uid_map"] == own["uid_map"] and not containers <= around
 
 
 def memory(pid: int) -> int:

@@ -66,6 +66,7 @@ ALL = "0 0 4294967295"
         ("812 1", ALL, "/user.slice", ("7", ALL, "/user.slice"), False),  # by bwrap or firejail
         ("812", ALL, NAME, ("7", ALL, NAME), False),  # the toolkit is in a container, and this one is beside it
         ("812 1", ALL, NAME, ("7", ALL, NAME), False),
+        ("812 1", ALL, POD, ("7", ALL, POD), False),  # the same in a pod
         ("9 812 1", ALL, NAME + NAME.replace("a", "f"), ("9 7", ALL, NAME), True),  # a container in the toolkit's one
     ],
 )
