@@ -98,12 +98,7 @@ def run(
             journal.open_change(project.state, engine.name, new)
             database.create(engine, new["database"])
             result = _read(unpack.beside(project, new), source, False, progress)
-            progress.step("looking at the artifacts")
-            survey = found.survey(result.locations)
-            missing = [*result.unread, *survey.missing]
-            file = _write_missing(project, missing)
-            if missing and not skip_missing:
-                raise _refused(missing, file)
+            survey, missing, file = _looked_at(project, found, result, skip_missing, progress)
             _carry(engine, source, new["prefix"], survey, progress, notice)
             for line in unpack.put_to_sleep(engine, new["database"]):
                 notice(line)
@@ -140,17 +135,25 @@ def _run_beside(
 
     def carry(told: beside.Told, alive: Callable[[], None]) -> None:
         nonlocal survey, missing, file
-        progress.step("looking at the artifacts")
-        survey = found.survey(told.locations)
-        missing = [*told.unread, *survey.missing]
-        file = _write_missing(project, missing)
-        if missing and not skip_missing:
-            raise _refused(missing, file)
+        survey, missing, file = _looked_at(project, found, told, skip_missing, progress)
         beside.remove_stale(engine, prefix, told.stale, progress)
         beside.carry(engine, source, prefix, survey, progress, notice, alive)
 
     told = beside.read(project, engine, source, merge, progress, carry)
     return Imported(told.counts, survey.objects, survey.size, told.remarks, missing, file)
+
+
+def _looked_at(
+    project: Project, found: places.Places, told: Read | beside.Told, skip_missing: bool, progress: ProgressReporter
+) -> tuple[Survey, list[str], Path | None]:
+    """The artifacts, what is missing, and the file that lists it. Raises TrackbedError where that ends the import."""
+    progress.step("looking at the artifacts")
+    survey = found.survey(told.locations)
+    missing = [*told.unread, *survey.missing]
+    file = _write_missing(project, missing)
+    if missing and not skip_missing:
+        raise _refused(missing, file)
+    return survey, missing, file
 
 
 def _refused(missing: list[str], file: Path | None) -> TrackbedError:
