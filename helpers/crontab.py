@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 
 import psutil
 
@@ -21,7 +22,8 @@ def usable() -> bool:
 
 
 def install(mark: str, schedule: str, command: str) -> None:
-    """Have ``command`` run at the times of ``schedule``, in place of the line of that mark. Raises TrackbedError."""
+    """Have ``command`` run at the times of ``schedule``, in place of the line of that mark. Raises TrackbedError,
+    and then the crontab is as before."""
     said = f"{command} {_ending(mark)}".replace("%", "\\%")
     if len(said.encode()) > LONGEST:
         raise TrackbedError(
@@ -29,7 +31,14 @@ def install(mark: str, schedule: str, command: str) -> None:
             "most of it is PATH: type the same command again in a shell where that is shorter, as in "
             "`env PATH=/usr/local/bin:/usr/bin:/bin` before it",
         )
-    _write([*(one for one in _lines() if not one.endswith(_ending(mark))), f"{schedule} {said}"])
+    before = _lines()
+    try:
+        _write([*(one for one in before if not one.endswith(_ending(mark))), f"{schedule} {said}"])
+    except BaseException:
+        with suppress(TrackbedError):
+            if _lines() != before:
+                _write(before)
+        raise
 
 
 def remove(mark: str) -> bool:

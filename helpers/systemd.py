@@ -40,13 +40,13 @@ def word(text: str) -> str:
     return f'"{quoted}"' if quoted != text or not text.isascii() or any(c in text for c in " '\t;") else text
 
 
-def ask(*args: str) -> None:
+def ask(*args: str, hint: str = "the unit is written; type that command yourself") -> None:
     """systemctl of this user, or of the system as root. Raises TrackbedError with its words."""
     done = commands.attempt([*_systemctl(), *args], 60)
     if done.code:
         raise TrackbedError(
             f"systemctl {args[0]} failed: {' '.join(done.stderr.split())}",
-            "the unit is written; type that command yourself",
+            hint,
         )
 
 

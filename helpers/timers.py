@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import crontab, machine_failures, systemd
+from helpers.errors import TrackbedError
 from helpers.settings import Settings
+
+AGAIN = "nothing was changed; once systemd does that, type the same command again"
 
 
 @dataclass(frozen=True)
@@ -81,29 +86,64 @@ def runner() -> str:
 
 
 def install(timer: Timer, runner: str) -> tuple[str, ...]:
-    """Have it run from now on, in place of an earlier one of that name. Gives what to tell."""
+    """Have it run from now on, in place of an earlier one of that name. Gives what to tell. Raises TrackbedError, and
+    then the earlier one runs as before."""
     if runner == "cron":
         line = f"cd {shlex.quote(str(timer.settings.clone))} && {shlex.join(timer.command)} >/dev/null 2>&1"
         crontab.install(timer.name, timer.cron, line)
         return (f"a line of this account's crontab runs it; it ends with # {timer.name}",)
     folder = systemd.folder()
+    units = {f"{timer.name}.service": timer.service_unit, f"{timer.name}.timer": timer.timer_unit}
+    before = {name: _text(folder / name) for name in units}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{timer.name}.service").write_text(timer.service_unit)
-        (folder / f"{timer.name}.timer").write_text(timer.timer_unit)
-    except OSError as error:
-        raise machine_failures.at(folder / timer.name, error) from None
-    systemd.ask("daemon-reload")
-    systemd.ask("enable", "--now", f"{timer.name}.timer")
+        _write(folder, units)
+        systemd.ask("daemon-reload", hint=AGAIN)
+        systemd.ask("enable", "--now", f"{timer.name}.timer", hint=AGAIN)
+    except BaseException:
+        _put_back(folder, before)
+        raise
     lines = (f"{folder / timer.name}.timer runs it",)
     return lines if os.geteuid() == 0 else (*lines, "to run while you are not logged in: loginctl enable-linger")
 
 
-def remove(name: str) -> tuple[str, ...]:
-    """See that there is none of that name. Gives what to tell."""
+def _text(unit: Path) -> str | None:
+    try:
+        return unit.read_text()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise machine_failures.at(unit, error) from None
+
+
+def _write(folder: Path, units: Mapping[str, str]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in units.items():
+            (folder / name).write_text(text)
+    except OSError as error:
+        raise machine_failures.at(folder / name, error) from None
+
+
+def _put_back(folder: Path, before: Mapping[str, str | None]) -> None:
+    """These units as they were, as far as that works now."""
+    timer = next(name for name in before if name.endswith(".timer"))
+    if before[timer] is None:
+        with suppress(TrackbedError):
+            systemd.ask("disable", "--now", timer)
+    with suppress(TrackbedError, OSError):
+        _write(folder, {name: text for name, text in before.items() if text is not None})
+        for name in (name for name, text in before.items() if text is None):
+            (folder / name).unlink(missing_ok=True)
+        systemd.ask("daemon-reload")
+        if before[timer] is not None:
+            systemd.ask("enable", "--now", timer)
+
+
+def remove(name: str, stays: str = "") -> tuple[str, ...]:
+    """See that there is none of that name, but perhaps that of the runner ``stays``. Gives what to tell."""
     removed = []
     timer, service = (systemd.folder() / f"{name}.{kind}" for kind in ("timer", "service"))
-    if timer.exists() or service.exists():
+    if stays != "systemd" and (timer.exists() or service.exists()):
         if timer.exists() and systemd.usable():
             systemd.ask("disable", "--now", timer.name)
         for unit in (timer, service):
@@ -111,7 +151,7 @@ def remove(name: str) -> tuple[str, ...]:
         if systemd.usable():
             systemd.ask("daemon-reload")
         removed.append(f"{timer} was removed")
-    if crontab.remove(name):
+    if stays != "cron" and crontab.remove(name):
         removed.append("its line in the crontab was removed")
     return tuple(removed)
 

@@ -165,13 +165,21 @@ def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, no
     problem = ""
     if health.damaged:
         problem = f"earlier backups are damaged; `invoke backup.verify {schedule.place}` names them"
-    elif schedule.keep:
+    elif schedule.keep and _is_current(schedule):
         policy = Policy(**{flag.removeprefix(KEEP): count for flag, count in schedule.keep.items()})
         try:
             prune.prune(store, project.settings.project, policy, log)
         except TrackbedError as error:
             problem = f"old backups could not be forgotten: {error.message}"
     return Result("done", now, problem, good)
+
+
+def _is_current(schedule: Schedule) -> bool:
+    """Whether that is the schedule still, whose policy holds: it may have been made again while a backup ran."""
+    try:
+        return bool(Schedule(**json.loads((GIVEN / PLAN).read_bytes())["schedule"]) == schedule)
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # the Secret went with the schedule, or is as it was
 
 
 def told(result: Result) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from helpers import status, timers
 from helpers.backups import create, locations, manage, running
 from helpers.backups.retention import Policy
 from helpers.engines import select
-from helpers.engines.base import ProgressReporter
+from helpers.engines.base import Engine, ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.project import backup_runs, backup_schedule, shell_environment, state
 from helpers.project.backup_runs import CLUSTER, Good, Result, Schedule
@@ -38,17 +39,13 @@ def set_up(project: Project) -> tuple[str, ...]:
     runner = CLUSTER if engine.runs_schedules else _runner(settings)
     minute = int(hashlib.sha256(str(settings.folder).encode()).hexdigest(), 16) % 60  # not everybody at the full hour
     environment = shell_environment.unattended()
-    remove(project)
     schedule = Schedule(
         settings.backup_every, place, time.time(), runner, minute, backup_schedule.keep(settings), environment
     )
-    schedule.save(settings.folder)
-    try:
+    with _put_back(engine, settings.folder, runner), backup_schedule.replacing(settings.folder):
+        schedule.save(settings.folder)
         lines = engine.start_schedule() if runner == CLUSTER else timers.install(timer(settings, minute), runner)
-    except BaseException:
-        with suppress(TrackbedError):
-            remove(project)
-        raise
+    lines += _remove_others(settings, runner)
     first = backup_schedule.condition(settings, engine.scheduled_runs)
     without = (
         "warning: a schedule in a cluster leaves BACKUP_WORKSPACE out: its pods do not enter the notebook; "
@@ -56,6 +53,35 @@ def set_up(project: Project) -> tuple[str, ...]:
     )
     told = [without] if runner == CLUSTER and settings.backup_workspace else []
     return (*lines, *told, *([f"backups: {first.line}"] if first else []))
+
+
+@contextmanager
+def _put_back(engine: Engine, folder: Path, runner: str) -> Iterator[None]:
+    """Where a schedule of the cluster cannot be made within it, the cluster runs the earlier one again, or none. What
+    runs one on this machine sees to that itself."""
+    before = _made(folder)
+    try:
+        yield
+    except BaseException:
+        if runner == CLUSTER:
+            with suppress(TrackbedError):  # it does not answer: `status` tells what runs there
+                engine.start_schedule() if before and before.runner == CLUSTER else engine.end_schedule()
+        raise
+
+
+def _made(folder: Path) -> Schedule | None:
+    """The schedule that is there; None also for one that is damaged."""
+    with suppress(TrackbedError):
+        return backup_schedule.load(folder)
+    return None
+
+
+def _remove_others(settings: Settings, runner: str) -> tuple[str, ...]:
+    """See that nothing but ``runner`` runs a schedule on this machine."""
+    try:
+        return timers.remove(backup_schedule.mark(settings), runner)
+    except TrackbedError as error:
+        return (f"warning: the earlier schedule still runs beside the new one: {error.message}",)
 
 
 def follow(project: Project) -> tuple[str, ...]:
@@ -79,9 +105,7 @@ def remove(project: Project) -> tuple[str, ...]:
     """End the schedule; nothing where there is none. Gives what to tell. The backups stay."""
     settings, name = project.settings, backup_schedule.mark(project.settings)
     removed = timers.remove(name)
-    made = None
-    with suppress(TrackbedError):  # one that is damaged: its CronJob ends with the next start or stop
-        made = backup_schedule.load(settings.folder)
+    made = _made(settings.folder)  # of one that is damaged the CronJob ends with the next start or stop
     if made and made.runner == CLUSTER and project.state.engine:
         removed += select.current(project).end_schedule()
     backup_schedule.forget(settings.folder)
@@ -169,8 +193,12 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
     try:
         backup, manifest, health = create.create(project, schedule.place, False, progress, notice)
     except TrackbedError as error:
-        Result("failed", now, error.message, before.good).save(folder)
+        if backup_schedule.is_current(folder, schedule):
+            Result("failed", now, error.message, before.good).save(folder)
         raise
+    told = (backup, create.words(manifest), *health.lines)
+    if not backup_schedule.is_current(folder, schedule):  # neither its policy nor its times are in force
+        return Ran((*told, "the schedule was ended or made again meanwhile, so no old backup was forgotten"))
     good = Good(time.time(), backup, manifest["object_bytes"] + manifest["dump_bytes"])
     problem = ""
     if health.damaged:
@@ -182,4 +210,4 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
         except TrackbedError as error:
             problem = f"old backups could not be forgotten: {error.message}"
     Result("done", now, problem, good).save(folder)
-    return Ran((backup, create.words(manifest), *health.lines, *([problem] if problem else [])), not problem)
+    return Ran((*told, *([problem] if problem else [])), not problem)

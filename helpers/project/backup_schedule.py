@@ -6,8 +6,8 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from helpers.project.backup_runs import (
     next_run,
     period,
 )
+from helpers.project.state import write_private
 from helpers.settings import TABLE, Settings
 
 LOCK = "backup-schedule.lock"
@@ -90,8 +91,36 @@ def exists(settings: Settings) -> bool:
 
 
 def forget(folder: Path) -> None:
-    for name in (FILE, RESULT, LOCK):
+    """The lock's file stays: a backup that is at work holds it, and a second one would begin with another."""
+    for name in (FILE, RESULT):
         (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[None]:
+    """Within it another schedule is made. Where that fails the earlier one is in the folder again, damaged or not, or
+    none is; where it does not, how the earlier one went is forgotten."""
+    try:
+        before = (folder / FILE).read_bytes()
+    except OSError:
+        before = None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            (folder / FILE).unlink(missing_ok=True)
+        else:
+            write_private(folder / FILE, before)
+        raise
+    (folder / RESULT).unlink(missing_ok=True)
+
+
+def is_current(folder: Path, schedule: Schedule) -> bool:
+    """Whether that is the schedule still: it may have been ended or made again while a backup ran."""
+    try:
+        return load(folder) == schedule
+    except TrackbedError:
+        return False
 
 
 def place(settings: Settings) -> str:

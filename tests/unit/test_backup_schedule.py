@@ -102,6 +102,13 @@ def set_up(lab: Project, every: str, to: str, **keep: int) -> tuple[str, ...]:
     return schedule.set_up(lab)
 
 
+def found_every(lab: Project) -> str:
+    """The interval of the schedule that is there, and does well."""
+    found = backup_schedule.condition(lab.settings.reload({}, backup_every=""))
+    assert found is not None and not found.problem, found
+    return backup_runs.period(found.schedule.every)
+
+
 def look(lab: Project) -> schedule.Ran:
     return schedule.run_if_due(lab, Silent(), lambda line: None)
 
@@ -308,7 +315,11 @@ def test_a_line_that_cron_would_not_take(
     assert before.count(shell.split(":")[0]) == 1
     monkeypatch.setenv("PATH", f"{shell}:{'/x' * 500}")
     with pytest.raises(TrackbedError, match="cron takes 998"):
-        set_up(lab, "6h", f"{tmp_path}/repo")
+        set_up(lab, "1d", f"{tmp_path}/repo")
+    assert cron.read_text() == before and found_every(lab) == "6h"
+    schedule.remove(lab)
+    with pytest.raises(TrackbedError, match="cron takes 998"):
+        set_up(lab, "1d", f"{tmp_path}/repo")
     assert backup_schedule.load(lab.settings.folder) is None
 
 
@@ -332,7 +343,7 @@ def test_with_systemd(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(systemd, "answers", lambda: True)
     monkeypatch.setattr(systemd, "usable", lambda: True)
-    monkeypatch.setattr(systemd, "ask", lambda *args: asked.append(args))
+    monkeypatch.setattr(systemd, "ask", lambda *args, hint="": asked.append(args))
     lines = set_up(lab, "6h", f"{tmp_path}/repo")
     name = backup_schedule.mark(lab.settings)
     assert asked == [("daemon-reload",), ("enable", "--now", f"{name}.timer")] and "runs it" in lines[0]
@@ -340,6 +351,166 @@ def test_with_systemd(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (backup_schedule.condition(lab.settings) or pytest.fail()).problem
     schedule.remove(lab)
     assert not list((tmp_path / "units").iterdir()) and ("disable", "--now", f"{name}.timer") in asked
+
+
+# one that cannot be made, or is made while a backup runs
+
+
+def breaks(cron: Path) -> None:
+    """The crontab is read, and takes nothing any more."""
+    cron.with_name("crontab").write_text(CRONTAB.replace('cat > "$0.lines"', "echo 'no space left' >&2; exit 1"))
+
+
+def test_a_crontab_that_takes_nothing_keeps_the_earlier_schedule(lab: Project, cron: Path, tmp_path: Path) -> None:
+    set_up(lab, "6h", f"{tmp_path}/repo")
+    Result("done", time.time(), "", Good(time.time(), "x", 1)).save(lab.settings.folder)
+    before = cron.read_text()
+    breaks(cron)
+    cron.write_text(cron.read_text().replace(" invoke", "  invoke"))  # of an earlier version
+    other = cron.read_text()
+    with pytest.raises(TrackbedError, match="no space left"):
+        set_up(lab, "1d", f"{tmp_path}/other")
+    assert cron.read_text() == other != before and found_every(lab) == "6h"
+    assert backup_schedule.load_result(lab.settings.folder).good
+
+
+def test_a_crontab_that_is_cut_gets_the_earlier_lines_back(lab: Project, cron: Path, tmp_path: Path) -> None:
+    set_up(lab, "6h", f"{tmp_path}/repo")
+    before = cron.read_text() + "1 1 * * * mine\n"
+    cron.write_text(before)
+    cut = 'cat > "$0.new"; [ -e "$0.once" ] && mv "$0.new" "$0.lines" || { : > "$0.once"; head -c 9 "$0.new" > "$0.lines"; }'
+    cron.with_name("crontab").write_text(CRONTAB.replace('cat > "$0.lines"', cut))
+    cron.write_text(before.replace(" invoke", "  invoke"))
+    before = cron.read_text()
+    with pytest.raises(TrackbedError, match="could not be written"):
+        set_up(lab, "1d", f"{tmp_path}/other")
+    assert cron.read_text() == before and found_every(lab) == "6h"
+
+
+@pytest.mark.parametrize("fails", ["daemon-reload", "enable"])
+def test_units_that_systemd_does_not_take_leave_the_earlier_ones(
+    lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    asked, broken = list[tuple[str, ...]](), False
+
+    def ask(*args: str, hint: str = "") -> None:
+        asked.append(args)
+        if broken and args[0] == fails:
+            raise TrackbedError(f"systemctl {fails} failed", hint)
+
+    for name in ("answers", "usable"):
+        monkeypatch.setattr(systemd, name, lambda: True)
+    monkeypatch.setattr(systemd, "ask", ask)
+
+    def units() -> dict[str, str]:
+        return {path.name: path.read_text() for path in (tmp_path / "units").glob("*")}
+
+    broken = True
+    with pytest.raises(TrackbedError, match=fails) as error:
+        set_up(lab, "6h", f"{tmp_path}/repo")
+    assert not units() and "nothing was changed" in error.value.hint
+    assert backup_schedule.condition(lab.settings.reload({}, backup_every="")) is None
+    broken = False
+    set_up(lab, "6h", f"{tmp_path}/repo")
+    before, broken = units(), True
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/more")
+    with pytest.raises(TrackbedError, match=fails):
+        set_up(lab, "1d", f"{tmp_path}/repo")
+    assert units() == before and found_every(lab) == "6h"
+    assert ("disable", "--now", f"{backup_schedule.mark(lab.settings)}.timer") not in asked[-3:]
+
+
+def test_another_runner_takes_the_place_of_the_first(
+    lab: Project, cron: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(lab, "6h", f"{tmp_path}/repo")
+    for name in ("answers", "usable"):
+        monkeypatch.setattr(systemd, name, lambda: True)
+
+    def refuse(*args: str, hint: str = "") -> None:
+        raise TrackbedError("systemctl failed", hint)
+
+    monkeypatch.setattr(systemd, "ask", refuse)
+    with pytest.raises(TrackbedError, match="systemctl failed"):
+        set_up(lab, "1d", f"{tmp_path}/repo")
+    assert cron.read_text() and found_every(lab) == "6h"
+    monkeypatch.setattr(systemd, "ask", lambda *args, hint="": None)
+    assert any("removed" in line for line in set_up(lab, "1d", f"{tmp_path}/repo"))
+    assert not cron.read_text() and found_every(lab) == "1d"
+
+
+class Cluster(Services):
+    """An engine that runs schedules itself; ``runs``: what it runs now."""
+
+    runs_schedules, broken = True, False
+
+    def __init__(self, lab: Project) -> None:
+        self.lab, self.runs = lab, ""
+
+    def start_schedule(self) -> tuple[str, ...]:
+        made = backup_schedule.load(self.lab.settings.folder) or pytest.fail()
+        self.runs = backup_runs.period(made.every)
+        if self.broken and self.runs == "1d":
+            raise TrackbedError("the API does not answer", "")
+        return ()
+
+    def end_schedule(self) -> tuple[str, ...]:
+        self.runs = ""
+        return ()
+
+
+def test_a_cluster_that_does_not_take_it_runs_the_earlier_one(lab: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(lab)
+    monkeypatch.setattr(status, "running", lambda project: cluster)
+    monkeypatch.setattr(schedule, "_place", lambda settings, in_bucket: settings.backup_to)
+    cluster.broken = True
+    with pytest.raises(TrackbedError, match="does not answer"):
+        set_up(lab, "1d", "s3://bucket/x")
+    assert cluster.runs == "" and not backup_schedule.exists(lab.settings)
+    set_up(lab, "6h", "s3://bucket/x")
+    with pytest.raises(TrackbedError, match="does not answer"):
+        set_up(lab, "1d", "s3://bucket/x")
+    assert cluster.runs == "6h"
+    assert (backup_schedule.load(lab.settings.folder) or pytest.fail()).every == 6 * HOUR
+
+
+def test_a_damaged_schedule_that_cannot_be_made_again_is_told_still(lab: Project, cron: Path, tmp_path: Path) -> None:
+    set_up(lab, "6h", f"{tmp_path}/repo")
+    (lab.settings.folder / FILE).write_text("[]")
+    breaks(cron)
+    cron.write_text("")
+    with pytest.raises(TrackbedError, match="no space left"):
+        set_up(lab, "1d", f"{tmp_path}/repo")
+    (finding,) = backup_schedule.findings(lab.settings)
+    assert finding.level is Level.ERROR and "is damaged" in finding.detail
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["made again", "ended"])
+def test_a_schedule_that_is_made_again_while_a_backup_runs_starts_no_second_one(
+    lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """Nor does the first one forget anything by the policy that it began with, or tell of the new schedule."""
+    set_up(lab, "6h", f"{tmp_path}/repo", last=1)
+    pruned: list[Policy] = []
+    monkeypatch.setattr(manage, "pruned", lambda project, place, policy, *_: pruned.append(policy))
+    second: list[str] = []
+
+    def meanwhile() -> Health:
+        schedule.remove(lab)
+        if not ended:
+            set_up(lab, "6h", f"{tmp_path}/other", last=50)
+            second.extend(look(lab).lines)
+            assert found_every(lab) == "6h"
+        return Health()
+
+    made = backs_up(monkeypatch, meanwhile)
+    ran = look(lab)
+    assert ran.ok and "made again meanwhile" in ran.lines[-1] and made == [f"{tmp_path}/repo/"] and not pruned
+    assert ended or second == ["a scheduled backup is at work already"]
+    assert not (lab.settings.folder / RESULT).exists()
+    if not ended:
+        made = backs_up(monkeypatch, Health)
+        assert look(lab).ok and made == [f"{tmp_path}/other/"] and pruned == [Policy(last=50)]
 
 
 # what .env asks for

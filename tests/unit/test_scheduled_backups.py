@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +27,7 @@ from tests.unit.fakes import project
 from tests.unit.test_prune import write
 
 NOW = 1_790_000_000.0
+DAY = 24 * HOUR
 EVERY6H = Schedule(6 * HOUR, "s3://vault/lab", NOW, CLUSTER, 17, {"--keep-last": 2})
 ENVIRON = {
     "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://mlflow@db.example.org:5433/mlflow_b?sslmode=require",
@@ -199,6 +200,28 @@ def test_a_pod_that_does_not_begin_is_told(monkeypatch: pytest.MonkeyPatch) -> N
         seen = scheduled_backups.runs([job, pod], True, NOW)
         assert seen.result.state == state and not seen.under_way
         assert ("no node is free" in seen.result.problem) == bool(state)
+
+
+def test_what_ran_of_an_earlier_schedule_is_not_told_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    listed = [*run("a", HOUR, DONE), *run("b", HOUR / 2, state="running")]
+    assert scheduled_backups.runs(listed, True, NOW, NOW - 60) == Runs(Result(), under_way=True)
+    later = Result("done", NOW, "", Good(NOW, "y", 5))
+    assert scheduled_backups.runs([*listed, *run("c", 60, later)], True, NOW, NOW - 60.5).result == later
+
+
+def test_a_backup_forgets_nothing_by_a_policy_that_was_replaced_meanwhile(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adds(monkeypatch, store := Folder(tmp_path / "repo"))
+    pruned: list[Any] = []
+    monkeypatch.setattr(prune, "prune", lambda *words: pruned.append(words))
+    monkeypatch.setattr(in_cluster, "GIVEN", tmp_path)
+    new = plan(schedule=asdict(replace(EVERY6H, keep={"--keep-last": 50})))
+    (tmp_path / in_cluster.PLAN).write_text(json.dumps(new))
+    assert in_cluster.run(plan(), ENVIRON, store, time.time()).state == "done" and not pruned
+    (tmp_path / in_cluster.PLAN).write_text(json.dumps(plan()))
+    assert in_cluster.run(plan(), ENVIRON, store, time.time() + DAY).state == "done" and pruned
 
 
 # what the cluster is given

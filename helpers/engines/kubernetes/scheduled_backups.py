@@ -59,11 +59,11 @@ class ScheduledBackups(KubernetesComponent):
 
     def runs(self) -> Runs | None:
         """How it went; None where the schedule is not this engine's."""
-        if not self.deployment.scheduled:
+        if not (schedule := self.deployment.scheduled):
             return None
         installed = self.kubectl.find("cronjob", NAME) is not None
         listed = self.kubectl.listed(KINDS, f"{self.deployment.selector},{objects.PART}={NAME}")
-        return runs(listed, installed, time.time())
+        return runs(listed, installed, time.time(), schedule.since)
 
     def remember(self) -> None:
         """Keep what is known of the last good backup, which goes with the Jobs."""
@@ -77,8 +77,11 @@ def _is_ours(thing: Object) -> bool:
     return objects.name(thing) == NAME or objects.name(thing).startswith((f"{NAME}-code-", f"{NAME}-tools-"))
 
 
-def runs(listed: list[Object], installed: bool, now: float) -> Runs:
-    """From the Jobs and the pods of the schedule: the newest run that has ended, and whether one is under way."""
+def runs(listed: list[Object], installed: bool, now: float, since: float = 0.0) -> Runs:
+    """From the Jobs and the pods of the schedule: the newest run that has ended, and whether one is under way.
+
+    ``since``: when the schedule was made; what ended of an earlier one tells nothing of it.
+    """
     jobs = sorted((one for one in listed if objects.kind(one) == "Job"), key=_made, reverse=True)
     results: list[Result] = []
     under_way = False
@@ -88,7 +91,7 @@ def runs(listed: list[Object], installed: bool, now: float) -> Runs:
         result = _result(job, pod, now)
         if result is None:
             under_way = under_way or "running" in _container(pod)
-        else:
+        elif now - pods.age(_made(job)) > since - 2:  # the API has whole seconds
             results.append(result)
     if not results:
         return Runs(Result(), installed, under_way)
