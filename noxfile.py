@@ -29,6 +29,8 @@ KUBERNETES_SHARING = ("test_sharing.py", "test_scheduled_backups.py", "test_impo
 KUBERNETES_FAULTS = ("test_faults.py", "test_updates.py")  # the longer tests of tests/kubernetes
 
 LOCKS = ("requirements.txt", "requirements-dev.txt")
+# what the documentation's site is made from: its pages, and the files that they link to
+PAGES = ("*.md", ".env.example", "LICENSE", "docs/**/*", "docker/references.toml", "tests/environment/README.md")
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
@@ -102,6 +104,24 @@ def types(session: nox.Session) -> None:
     """mypy --strict."""
     install(session)
     session.run("mypy")
+
+
+@nox.session(tags=FULL)
+def docs(session: nox.Session) -> None:
+    """The documentation as a site that needs no server: site/index.html. A warning is an error."""
+    session.env.update(uv_settings(os.environ))
+    session.install("--require-hashes", "-r", "requirements-docs.txt", silent=True)
+    # Sphinx follows links to where they lead: the pages stand together as copies
+    source = Path(session.create_tmp(), "source")
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.rmtree(ROOT / "site", ignore_errors=True)  # no page stays that is there no more
+    for name in found(*PAGES):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    (source / "docs" / "site" / "index.rst").rename(source / "index.rst")
+    words = ("--fail-on-warning", "--keep-going", "--quiet", "--fresh-env", "--jobs=auto")
+    session.run("sphinx-build", *words, "--conf-dir=docs/site", str(source), "site", *session.posargs)
 
 
 @nox.session(allow_parallel=True, tags=FULL)

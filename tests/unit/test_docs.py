@@ -138,6 +138,12 @@ def test_every_page_is_linked_from_the_readme() -> None:
         assert f"]({path.relative_to(ROOT).as_posix()})" in text, path.name
 
 
+def test_every_page_is_in_the_sites_navigation() -> None:
+    listed = set(re.findall(r"^   (\S+)$", (ROOT / "docs" / "site" / "index.rst").read_text(), re.MULTILINE))
+    pages = {name.removesuffix(".md") for name in NAMED if not name.startswith("docs/adr/")}
+    assert pages - listed == set(), "name it in docs/site/index.rst, where it belongs"
+
+
 def test_the_module_tables_of_the_architecture_name_what_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     listed = {
@@ -187,7 +193,7 @@ def test_no_package_registry_is_named() -> None:
 
 
 def test_locks_have_hashes_and_no_addresses() -> None:
-    locks = [p for p in tracked() if p.name.endswith("requirements.txt") or p.name == "requirements-dev.txt"]
+    locks = [p for p in tracked() if re.search(r"requirements(-\w+)?\.txt$", p.name)]
     assert len(locks) >= 7
     for path in locks:
         text = path.read_text()
