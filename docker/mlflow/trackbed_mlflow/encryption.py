@@ -93,7 +93,7 @@ class Passphrases:
 
 
 def _webhook_opened(row: Row, secret: str) -> bytes | None:
-    from cryptography.fernet import Fernet, InvalidToken  # type: ignore[import-not-found]
+    from cryptography.fernet import Fernet, InvalidToken  # type: ignore[import-not-found, unused-ignore]
 
     try:
         return bytes(Fernet(secret).decrypt(row.value))
