@@ -167,7 +167,7 @@ def task_help(task: TaskHelp, tasks: Mapping[str, TaskHelp], width: int) -> list
     also = [*task.aliases, *([task.full] if task.full != task.name else ())]
     if also:
         lines.append(f"also: {', '.join('invoke ' + alias for alias in also)}")
-    for title, flags in _sections(task).items():
+    for title, flags in sections(task).items():
         lines += ["", *([f"{title}:"] if title else [])] if flags else []
         for flag in flags:
             short = f"-{flag.short}, " if flag.short else ""
@@ -183,7 +183,7 @@ def task_help(task: TaskHelp, tasks: Mapping[str, TaskHelp], width: int) -> list
     return lines
 
 
-def _sections(task: TaskHelp) -> dict[str, list[Flag]]:
+def sections(task: TaskHelp) -> dict[str, list[Flag]]:
     """The task's flags in the sections of its help; "" is the first."""
     sections: dict[str, list[Flag]] = {"": [], **{title: [] for title in SECTIONS}}
     for flag in task.flags:
@@ -197,13 +197,19 @@ def _sentence(task: TaskHelp) -> str:
     return task.doc.partition(". ")[0].rstrip(".")
 
 
+def grouped(tasks: Mapping[str, TaskHelp]) -> dict[str, list[TaskHelp]]:
+    """The tasks in the groups of a day; those of no group at the end."""
+    known = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "Further": tuple(name for name in tasks if name not in known)}
+    listed = {title: [tasks[name] for name in names if name in tasks] for title, names in groups.items()}
+    return {title: those for title, those in listed.items() if those}
+
+
 def listing(tasks: Mapping[str, TaskHelp], width: int, group: str = "") -> list[str]:
     """Every task in groups with what it does, or (``group``) those of one noun; nothing where there is none."""
-    grouped = [name for names in GROUPS.values() for name in names]
-    groups = {**GROUPS, "Further": tuple(name for name in tasks if name not in grouped)}
     lines = []
-    for title, names in groups.items():
-        listed = [tasks[name] for name in names if name in tasks and (not group or name.partition(".")[0] == group)]
+    for title, those in grouped(tasks).items():
+        listed = [task for task in those if not group or task.name.partition(".")[0] == group]
         lines += [f"{title}:"] if listed else []
         for task in listed:
             also = f" ({', '.join(task.aliases)})" if task.aliases else ""

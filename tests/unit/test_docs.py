@@ -13,6 +13,7 @@ from invoke.exceptions import ParseError
 import command_line
 import noxfile
 import tasks
+from helpers.cli import tasks_page
 from helpers.engines.base import Engine
 from helpers.settings import BY_NAME, FOREIGN, PREFIX, RESERVED
 
@@ -136,6 +137,11 @@ def test_every_page_is_linked_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text()
     for path in (ROOT / "docs").rglob("*.md"):
         assert f"]({path.relative_to(ROOT).as_posix()})" in text, path.name
+
+
+def test_the_page_of_the_tasks_is_current() -> None:
+    written = tasks_page.page(command_line.known(tasks.namespace))
+    assert tasks_page.FILE.read_text() == written, "type python -m helpers.cli.tasks_page"
 
 
 def test_every_page_is_in_the_sites_navigation() -> None:
