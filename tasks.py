@@ -99,7 +99,15 @@ def logs(
     status.logs(given, service, follow, tail, raw)
 
 
-@task(aliases=["url", "open"])
+@task(name="open")
+def open_(context: Context, given: Flags) -> None:
+    """Open the start page, which leads to MLflow and JupyterLab, in a browser. Prints its link too."""
+    from helpers.cli import status
+
+    status.open_page(given)
+
+
+@task(aliases=["url"])
 def jupyter_url(context: Context, given: Flags) -> None:
     """Print the link that opens JupyterLab in a browser."""
     from helpers.cli import status
@@ -113,14 +121,6 @@ def mlflow_url(context: Context, given: Flags) -> None:
     from helpers.cli import status
 
     status.mlflow_url(given)
-
-
-@task()
-def examples(context: Context, given: Flags) -> None:
-    """Bring the examples into the notebook's workspace: missing ones, and new versions. What you changed stays."""
-    from helpers.cli import examples
-
-    examples.bring(given)
 
 
 @task()
@@ -394,7 +394,7 @@ def lock(context: Context, upgrade: bool = False) -> None:
 
 
 namespace = Collection(
-    *(up, jupyter, down, status, logs, jupyter_url, mlflow_url, examples, check, doctor),
+    *(up, jupyter, down, status, logs, open_, jupyter_url, mlflow_url, check, doctor),
     *(env, restore, import_, move, upgrade, usage, gc, build, prepare, version, lock),
 )
 # a noun that has verbs; alone it means its first

@@ -13,19 +13,20 @@ SHELL_FILES = JUPYTER_FOLDER / "startup"
 
 
 def server_files() -> tuple[Path, ...]:
-    """The tracking server's own files: its program, the package that it runs, MLflow's empty schema, entry points."""
+    """The tracking server's own files: its program, the package that it runs, its page, MLflow's
+    empty schema, entry points."""
     entry_points = sorted(MLFLOW_FOLDER.glob("trackbed_mlflow-*.dist-info/*"))
-    package = (*sorted(SERVER_PACKAGE.rglob("*.py")), SERVER_PACKAGE / "schema.sql")
+    package = (
+        *sorted(SERVER_PACKAGE.rglob("*.py")),
+        *sorted(SERVER_PACKAGE.rglob("*.html")),
+        SERVER_PACKAGE / "schema.sql",
+    )
     return (MLFLOW_FOLDER / "start.py", *package, *entry_points)
 
 
 def notebook_files() -> dict[str, Path]:
-    """The notebook's start-up files by their path in its folder for them: shells', plugins, entry points, examples."""
-    package = (
-        *NOTEBOOK_PACKAGE.glob("*.py"),
-        *NOTEBOOK_PACKAGE.glob("workspace/**/*.ipynb"),
-        *JUPYTER_FOLDER.glob("trackbed_notebook-*.dist-info/*"),
-    )
+    """The notebook's start-up files by their path in its folder for them: shells', MLflow's plugins, entry points."""
+    package = (*NOTEBOOK_PACKAGE.glob("*.py"), *JUPYTER_FOLDER.glob("trackbed_notebook-*.dist-info/*"))
     files = {path.relative_to(JUPYTER_FOLDER).as_posix(): path for path in package}
-    files |= {path.relative_to(SHELL_FILES).as_posix(): path for path in SHELL_FILES.rglob("*") if path.is_file()}
+    files |= {path.name: path for path in SHELL_FILES.iterdir() if path.is_file()}
     return dict(sorted(files.items()))

@@ -200,10 +200,10 @@ def notes(settings: Settings, logins: int) -> list[str]:
     return lines
 
 
-def client_lines(project: Project, name: str | None) -> str:
+def client_lines(project: Project, name: str | None, who: str = "") -> str:
     """What to type on another machine so that MLflow's own clients log to this one. No secret is in it.
 
-    Raises SettingError for a name that has no login.
+    ``who``: stands in the place of a login's name, whoever may log in. Raises SettingError for a name without a login.
     """
     settings = project.settings
     if not project.is_public:
@@ -224,11 +224,11 @@ def client_lines(project: Project, name: str | None) -> str:
     known = users.load(settings)
     if name and name not in known:
         raise SettingError(f"user {shown(name)}: there is no such user.{did_you_mean(nearest(name, known))}")
-    who = name or next(iter(sorted(known)), "NAME")
+    login = who or shlex.quote(name or next(iter(sorted(known)), "NAME"))
     lines = [
         f"export MLFLOW_TRACKING_URI={urls.public_url(settings, 'mlflow')}",
-        f"export MLFLOW_TRACKING_USERNAME={shlex.quote(who)}",
-        f"read -rsp 'password of {who}: ' MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD && echo",
+        f"export MLFLOW_TRACKING_USERNAME={login}",
+        f"read -rsp 'password of {login}: ' MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD && echo",
     ]
     if trust := trusted(settings):
         try:

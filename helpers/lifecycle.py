@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from helpers import clone, gateway, kernels, start, status
+from helpers import browser, clone, gateway, kernels, start, start_page, status
 from helpers import workspace as workspace_files
 from helpers.data import journal, move_note
 from helpers.engines import select
@@ -101,6 +101,7 @@ def prepare(project: Project, progress: ProgressReporter, notice: Notice) -> Eng
         project.state.remember(project.settings.explicit)
         project.state.save()
         engine.prepare(progress)
+        start_page.attach(project, engine)
         engine.make_volumes()
         start.leave_in_clone(engine, engine.settings, notice)
         return engine
@@ -195,7 +196,7 @@ def delete_data(project: Project, progress: ProgressReporter, notice: Notice) ->
         users.forget(project.settings)
         gateway.root_path(project.settings).unlink(missing_ok=True)
         move_note.finish(project)
-        for name in (journal.FILE, journal.KEPT, journal.IMPORT, failed_start.FILE, state.FILE):
+        for name in (journal.FILE, journal.KEPT, journal.IMPORT, failed_start.FILE, browser.FILE, state.FILE):
             (project.settings.folder / name).unlink(missing_ok=True)
 
 

@@ -273,4 +273,5 @@ TITLES = {
     "jupyter": "JupyterLab",
     "gateway": "gateway",
 }
+STORES = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}  # the titles of those of ours
 CHECK_RESULT = ".written/result.json"  # in the artifact store: docker/mlflow/trackbed_mlflow/write_journal.py

@@ -5,7 +5,18 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from helpers import durability, encrypted_rows, fast_path, gateway, kernels, ports, remote_server, rotation, status
+from helpers import (
+    durability,
+    encrypted_rows,
+    fast_path,
+    gateway,
+    kernels,
+    ports,
+    remote_server,
+    rotation,
+    start_page,
+    status,
+)
 from helpers.checks import doctor, readiness
 from helpers.engines import select
 from helpers.engines.base import Engine
@@ -137,9 +148,11 @@ def _look(
         leave_in_clone(engine, settings, notice)
     for line in engine.network_guard():
         notice(line)
-    before = dict(project.state.remembered)
+    before = dict(project.state.remembered), project.state.applied
     project.state.remember(settings.explicit)
-    if project.state.remembered != before or (project.state.access, project.state.person) != known:
+    start_page.publish(project, engine)
+    after = project.state.remembered, project.state.applied
+    if after != before or (project.state.access, project.state.person) != known:
         project.state.save()
     return status.overview(engine, statuses=seen)
 
@@ -213,6 +226,7 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
     guarded = engine.network_guard()
     root = gateway.root_path(settings)
     trusted = gateway.fingerprint(root) if engine.deployment.is_public and root.exists() else ""
+    page = start_page.attach(project, engine)
     watch = rotation.Watch(engine, project.replaced or project.credentials().replaced)
     report = engine.start(progress)
     for line in engine.network_guard() or guarded:
@@ -234,7 +248,9 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
         "identities": {row.status.name: row.status.identity for row in seen.rows},
         "workspace": str(engine.deployment.workspace),
         "fast_path": fast_path.note(engine, (row.status for row in seen.rows)),
+        start_page.APPLIED: page,
     }
+    start_page.publish(project, engine)
     project.state.save()
     for proof in proofs:
         notice(f"{proof.name} was replaced: {proof.detail}")

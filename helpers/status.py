@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def overview(
             links = _public_urls(settings, engine, status)
         title = services.TITLES[status.name]
         if status.name == STORE:
-            title = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}.get(engine.object_store, title)
+            title = services.STORES.get(engine.object_store, title)
         rows.append(Row(status, title, links))
     token = "" if is_public else engine.access_token()  # people have a login there, the gateway the token
     node, workspace = engine.host.tunnel, engine.deployment.workspace
@@ -88,9 +89,28 @@ def _public_urls(settings: Settings, engine: Engine, status: ServiceStatus) -> t
     return tuple(links)
 
 
+def start_url(engine: Engine, view: Overview, token: str) -> str:
+    """The one link to open: the start page, "" where no server of ours shows it now. ``token``: the notebook's.
+
+    Behind the gateway people have logins, and the link has no token.
+    """
+    url = _mlflow(view)
+    return f"{url}{urls.START_PAGE}" + ("" if view.is_public else f"?token={token}") if url else ""
+
+
+def first_link(project: Project, engine: Engine, view: Overview) -> str:
+    """The start page; the notebook where it is alone. Raises TrackbedError where neither can be opened."""
+    token = project.credentials()["JUPYTER_TOKEN"]
+    return start_url(engine, view, token) or notebook.url(engine, token)
+
+
+def _mlflow(view: Overview) -> str:
+    return next((row.urls[0] for row in view.rows if row.status.name == MLFLOW and row.urls), "")
+
+
 def mlflow_url(view: Overview) -> str:
     """MLflow's page as a browser opens it, with the token where it asks for one; "" where it has no address."""
-    url = next((row.urls[0] for row in view.rows if row.status.name == MLFLOW and row.urls), "")
+    url = _mlflow(view)
     token = f"?token={view.token}" if view.token else ""
     return f"{url}/{token}{urls.TRAINING_PAGE}" if url else ""
 
@@ -151,26 +171,34 @@ def workspace(project: Project) -> str:
     return f"{engine.deployment.workspace}{where}"
 
 
-def rows(project: Project, view: Overview) -> list[tuple[str, str]]:
-    """Labels and values of the box. The notebook's link carries its token, except into systemd's journal."""
-    engine = running(project)
-    token = project.credentials()["JUPYTER_TOKEN"]
-    result: list[tuple[str, str]] = []
-    kept_out = bool(os.environ.get("JOURNAL_STREAM"))  # at boot: others may read the journal
-    try:
-        link = notebook.url(engine, token)
-        result.append(("Notebook", link.partition("?")[0] if kept_out else link))
-    except TrackbedError:
-        pass  # the table above says why it is not up
-    page = mlflow_url(view) or view.settings.tracking_uri
-    if page:
-        result.append(("MLflow", page.partition("?")[0] if kept_out else page))
-    result.append(("Your files", workspace(project)))
+def tunnel(view: Overview) -> str:
+    """The ssh line that makes the links work where the user sits; "" where they work already."""
     bound = view.settings.bind_address
     if view.node and view.ports:
-        result.append(("Keep open", addresses.ssh_line(view.ports, target=view.node, bound=bound)))
-    elif addresses.is_remote_session() and view.ports and not view.is_public:
-        result.append(("On your computer", addresses.ssh_line(view.ports, view.settings.public_address, bound=bound)))
+        return addresses.ssh_line(view.ports, target=view.node, bound=bound)
+    if addresses.is_remote_session() and view.ports and not view.is_public:
+        return addresses.ssh_line(view.ports, view.settings.public_address, bound=bound)
+    return ""
+
+
+def rows(project: Project, view: Overview) -> list[tuple[str, str]]:
+    """Labels and values of the box, the link to open first. It carries a token, except into systemd's journal."""
+    engine = running(project)
+    result: list[tuple[str, str]] = []
+    kept_out = bool(os.environ.get("JOURNAL_STREAM"))  # at boot: others may read the journal
+
+    def link(label: str, url: str) -> None:
+        result.append((label, url.partition("?")[0] if kept_out else url))
+
+    with suppress(TrackbedError):  # the table above says why it is not up
+        link("Open", first_link(project, engine, view))
+        if view.is_public:  # everybody with a login sees that page, and the notebook's token is not theirs
+            link("Notebook", notebook.url(engine, project.credentials()["JUPYTER_TOKEN"]))
+    if view.settings.tracking_uri:
+        link("MLflow", view.settings.tracking_uri)
+    result.append(("Your files", workspace(project)))
+    if line := tunnel(view):
+        result.append(("Keep open" if view.node else "On your computer", line))
     beside = view.settings.project if project.aside else ""
     result += [("Next", invocations.anywhere("check", beside)), ("To stop", invocations.anywhere("down", beside))]
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 from helpers.project.deployment import Deployment
 from helpers.settings import Settings
 
+START_PAGE = "/start"  # of the MLflow server: docker/mlflow/trackbed_mlflow/start_page
 TRAINING_PAGE = "#/experiments?workflowType=machine_learning"  # else MLflow opens among what is for language models
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import status, timers
+from helpers import start_page, status, timers
 from helpers.backups import create, locations, manage, running
 from helpers.backups.retention import Policy
 from helpers.engines import select
@@ -46,6 +46,7 @@ def set_up(project: Project) -> tuple[str, ...]:
         schedule.save(settings.folder)
         lines = engine.start_schedule() if runner == CLUSTER else timers.install(timer(settings, minute), runner)
     lines += _remove_others(settings, runner)
+    start_page.refresh(project)
     first = backup_schedule.condition(settings, engine.scheduled_runs)
     without = (
         "warning: a schedule in a cluster leaves BACKUP_WORKSPACE out: its pods do not enter the notebook; "
@@ -195,6 +196,7 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
     except TrackbedError as error:
         if backup_schedule.is_current(folder, schedule):
             Result("failed", now, error.message, before.good).save(folder)
+            start_page.refresh(project)
         raise
     told = (backup, create.words(manifest), *health.lines)
     if not backup_schedule.is_current(folder, schedule):  # neither its policy nor its times are in force
@@ -210,4 +212,5 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
         except TrackbedError as error:
             problem = f"old backups could not be forgotten: {error.message}"
     Result("done", now, problem, good).save(folder)
+    start_page.refresh(project)
     return Ran((*told, *([problem] if problem else [])), not problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 
-from helpers import console, lifecycle, status
+from helpers import console, lifecycle, start_page, status
 from helpers import usage as disk_usage
 from helpers.backups import create, manage, schedule
 from helpers.backups import upgrade as upgrades
@@ -108,6 +108,7 @@ def schedule_backups(given: Flags, off: bool) -> int:
     if off:
         for line in schedule.remove(project) or ("there was no schedule",):
             console.notice(line)
+        start_page.refresh(project)
         if settings.backup_every:
             console.notice(f"`invoke up` makes it again: take out BACKUP_EVERY ({settings.origin('BACKUP_EVERY')})")
         return 0

@@ -51,7 +51,7 @@ def named(tasks: Mapping[str, TaskHelp], name: str) -> TaskHelp | None:
 FIRST: Mapping[str, Mapping[str, str]] = {
     "Start": {
         "up": "start everything, or repair what is half-started",
-        "jupyter-url": "print the link that opens JupyterLab",
+        "open": "open the page that leads to JupyterLab and MLflow",
         "check": "log a test run from the notebook, and look for it",
     },
     "Every day": {
@@ -71,7 +71,7 @@ FIRST: Mapping[str, Mapping[str, str]] = {
 }
 # tasks in the order of a day
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Every day": ("up", "down", "status", "logs", "jupyter-url", "mlflow-url", "examples", "check"),
+    "Every day": ("up", "down", "status", "logs", "open", "jupyter-url", "mlflow-url", "check"),
     "Problems and disk space": ("doctor", "usage", "gc"),
     "Data": (
         *("backup", "backup.list", "backup.verify", "backup.prune", "backup.schedule"),
@@ -120,7 +120,6 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "upgrade": ("upgrade", "upgrade --back"),
     "build": ("build", "build jupyter --gpu=none"),
     "gc": ("gc", "gc --older-than=7d --yes"),
-    "examples": ("examples",),
     "env": ("env ann",),
 }
 # of flags that are no settings

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from helpers import addresses, console, durability, fast_path, invocations, lifecycle, notebook, side_by_side
+from helpers import (
+    addresses,
+    browser,
+    console,
+    durability,
+    fast_path,
+    invocations,
+    lifecycle,
+    notebook,
+    side_by_side,
+)
 from helpers import status as inspection
 from helpers.cli import options
 from helpers.engines import select
@@ -39,13 +49,13 @@ def show_services(view: Overview, tunnel: bool = True) -> None:
 
 
 def _show_tunnel(view: Overview) -> None:
-    bound = view.settings.bind_address
-    if view.node and view.ports:
+    if not (line := inspection.tunnel(view)):
+        return
+    if view.node:
         console.notice("\nThe services run on another machine. From this one, keep this open and use the same URLs:")
-        console.notice("  " + addresses.ssh_line(view.ports, target=view.node, bound=bound))
-    elif addresses.is_remote_session() and view.ports and not view.is_public:
+    else:
         console.notice("\nFrom your own computer, keep this open and use the same URLs there:")
-        console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address, bound=bound))
+    console.notice("  " + line)
 
 
 def status(given: Flags, format: str, json: bool, check: bool = False) -> int:
@@ -167,3 +177,16 @@ def mlflow_url(given: Flags) -> None:
     if not (url := inspection.mlflow_url(inspection.overview(engine))):
         raise TrackbedError("MLflow has no address: it does not run here", "`invoke up` starts it")
     console.value(url)
+
+
+def open_page(given: Flags) -> None:
+    project = options.load(given)
+    engine = inspection.running(project)
+    view = inspection.overview(engine)
+    link = inspection.first_link(project, engine, view)
+    console.value(link)
+    line = inspection.tunnel(view)
+    if line:
+        console.notice(f"with this open on {'this machine' if view.node else 'your own computer'}: {line}")
+    if not line and not browser.show(link, project.settings.folder, project.asks):
+        console.notice("no browser was found here: open the link in yours")

@@ -262,6 +262,10 @@ class Engine(Protocol):
         settings end with the next. Gives what to tell, where it does not take them at once."""
         return ()
 
+    def put_start_page(self, content: bytes) -> None:
+        """Hand the MLflow server what it shows on its start page; it runs on, and reads that at the next look."""
+        return
+
     def notebook_outdated(self) -> bool:
         """Whether `start` would restart JupyterLab: what runs was started from something else than what is now."""
         return False

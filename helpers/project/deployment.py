@@ -8,8 +8,10 @@ from typing import Generic, TypeVar
 from helpers import database_settings
 from helpers.project import workspace_folder
 from helpers.project.project import Project
-from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES
+from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE, STORE_SYNC
 from helpers.settings import Settings
+
+INSIDE = {JUPYTER: 8888, STORE: 9000, STORE_SYNC: 9002}  # the ports in the containers
 
 
 class Deployment:
@@ -21,6 +23,7 @@ class Deployment:
         self.object_store = object_store
         self.workspace: Path = project.settings.workspace  # on the machine that runs the services
         self.notebook_uid: int | None = None  # None: whom the folder belongs to, here
+        self.start_page = b""  # what the next start hands to the MLflow server for it (helpers/start_page.py)
 
     @property
     def settings(self) -> Settings:
@@ -42,6 +45,12 @@ class Deployment:
     def is_public(self) -> bool:
         """Whether other machines reach the services, through the gateway."""
         return self.project.is_public
+
+    def inside_address(self, service: str) -> tuple[str, int, bool] | None:
+        """Where the MLflow server reaches another service, and whether that speaks HTTP; None for one that it asks in
+        another way, or may not reach."""
+        port = INSIDE.get(service)
+        return (service, port, service != STORE_SYNC) if port else None
 
     @property
     def database_admin(self) -> str:

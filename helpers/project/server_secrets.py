@@ -12,6 +12,7 @@ FILES = {
 }  # read by trackbed_mlflow/encryption.py
 ACCESS_FILE = "access-token"
 ACCESS_VARIABLE = "TRACKBED_ACCESS_TOKEN_FILE"
+START_PAGE = "start-page.json"  # beside them, and no secret; read by trackbed_mlflow/start_page
 FOLDER_VARIABLE = "TRACKBED_SECRETS_FOLDER"
 
 

@@ -174,7 +174,7 @@ def test_invoke_alone_says_what_comes_first(
 ) -> None:
     assert read(monkeypatch, *line.split()) == 0
     printed = capsys.readouterr().out
-    assert printed.index("invoke up ") < printed.index("invoke jupyter-url") < printed.index("invoke down")
+    assert printed.index("invoke up ") < printed.index("invoke open ") < printed.index("invoke down")
     assert "`invoke --list`" in printed and len(printed.splitlines()) <= 30
     for line in (one for lines in pages.FIRST.values() for one in lines):
         command_line.parse(line.split(), tasks.namespace)
@@ -229,7 +229,7 @@ def test_another_program_that_reads_the_tasks_is_left_alone(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("alias", "name"),
-    [("start", "up"), ("stop", "down"), ("ps", "status"), ("url", "jupyter-url"), ("open", "jupyter-url")],
+    [("start", "up"), ("stop", "down"), ("ps", "status"), ("url", "jupyter-url"), ("open", "open")],
 )
 def test_aliases_of_habit(alias: str, name: str) -> None:
     assert command_line.parse([alias], tasks.namespace)[0].name == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from helpers.errors import TrackbedError
 from tests.unit.fakes import project
 
 LINK, TOKEN = "http://127.0.0.1:8888/lab?token=", "mlflows-own-token"
+START = "http://127.0.0.1:8000/start?token="
 
 
 @pytest.fixture
@@ -27,14 +29,14 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     view = status.Overview(
         "embedded", created.settings, (status.Row(mlflow, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN
     )
-    return lambda: dict(status.rows(created, view))
+    return lambda **changes: dict(status.rows(created, replace(view, **changes)))
 
 
 def test_links_files_and_what_to_type(rows: Any) -> None:
     result = rows()
-    assert list(result) == ["Notebook", "MLflow", "Your files", "Next", "To stop"]
-    assert result["Notebook"].startswith(LINK) and len(result["Notebook"]) > len(LINK) + 20
-    assert result["MLflow"] == f"http://127.0.0.1:8000/?token={TOKEN}#/experiments?workflowType=machine_learning"
+    assert list(result) == ["Open", "Your files", "Next", "To stop"]
+    assert result["Open"].startswith(START) and len(result["Open"]) > len(START) + 20
+    assert TOKEN not in result["Open"]  # the notebook's opens both
     assert result["Your files"] == "/srv/work"
     assert result["Next"].endswith(" check") and result["To stop"].endswith(" down")
 
@@ -49,9 +51,18 @@ def test_somebody_at_another_computer_gets_the_tunnel(rows: Any, monkeypatch: py
     assert rows()["On your computer"].startswith("ssh -N -L 8000:127.0.0.1:8000 ")
 
 
-def test_a_notebook_that_is_not_up_has_no_link(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_behind_the_gateway_the_page_is_everybodys_and_the_notebooks_link_is_not(rows: Any) -> None:
+    result = rows(is_public=True)
+    assert result["Open"] == "http://127.0.0.1:8000/start" and result["Notebook"].startswith(LINK)
+
+
+def test_a_notebook_alone_is_what_is_opened(rows: Any) -> None:
+    assert rows(rows=())["Open"].startswith(LINK)
+
+
+def test_a_notebook_alone_that_is_not_up_has_no_link(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def down(*_: object) -> str:
         raise TrackbedError("JupyterLab is not running")
 
     monkeypatch.setattr(notebook, "url", down)
-    assert "Notebook" not in rows()
+    assert "Open" not in rows(rows=())

@@ -19,6 +19,7 @@ def create() -> Any:
     from trackbed_mlflow import abandoned_requests, artifact_pool, fast_path, router
     from trackbed_mlflow.edge import identity, middleware
     from trackbed_mlflow.fast_path import json_answers, json_requests
+    from trackbed_mlflow.start_page import application
 
     stores = (handlers._tracking_store, handlers._model_registry_store)
     engines = [store.engine for store in stores if hasattr(store, "engine")]
@@ -34,7 +35,8 @@ def create() -> Any:
         fast, paths = json_requests.application(app, flask_app)
     fast_path.write_state(os.environ)
     served = router.Router(app, artifact_pool.ArtifactPool(app), fast, paths)
-    return middleware.guarded(identity.identified(served, stores, os.environ))
+    page = application.served(served, engines, os.environ)
+    return middleware.guarded(identity.identified(page, stores, os.environ))
 
 
 def change_mlflow(handlers: Any, flask_app: Any, app: Any) -> None:

@@ -283,6 +283,9 @@ class DockerEngine(base.Engine):
         self.volumes.put_users()
         return ()
 
+    def put_start_page(self, content: bytes) -> None:
+        self.volumes.put_start_page(content)
+
     # stopping
 
     def stop(self, progress: ProgressReporter, drain: int = 40) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from helpers.engines import container_secrets, gateway_spec, jupyterlab, streami
 from helpers.engines.docker import compose_model
 from helpers.engines.docker.client import LABEL, FileEntry
 from helpers.engines.docker.deployment import DockerComponent
-from helpers.project import workspace_folder
+from helpers.project import server_secrets, workspace_folder
 from helpers.services import GATEWAY, MLFLOW, DataItem, ProgressReporter
 
 ACTIVE = "live.json"  # the pointer of the state file, kept with the data as well
@@ -63,9 +63,11 @@ class Volumes(DockerComponent):
         if not self.deployment.notebook_only:
             active = {key: self.project.state.active[key] for key in ("database", "prefix")}
             active["store"] = self.deployment.object_store
-            files[f"{self.settings.project}_secrets-mlflow"].append(
+            files[self._server].append(
                 FileEntry(ACTIVE, json.dumps(active).encode(), *container_secrets.UIDS[MLFLOW], 0o400)
             )
+            if page := self.deployment.start_page:
+                files[self._server].append(self._start_page(page))
         self.__dict__.pop("own", None)
         self.api.fill(image, roots, files)
         return f"{self.settings.project}_postgres" in existing
@@ -93,6 +95,21 @@ class Volumes(DockerComponent):
                 {name: self._gateway_files()},
             )
 
+    @property
+    def _server(self) -> str:
+        return f"{self.settings.project}_secrets-{MLFLOW}"
+
+    @staticmethod
+    def _start_page(content: bytes) -> FileEntry:
+        return FileEntry(server_secrets.START_PAGE, content, *container_secrets.UIDS[MLFLOW], 0o400)
+
+    def put_start_page(self, content: bytes) -> None:
+        self.api.fill(
+            self.settings.mlflow_image,
+            {self._server: (*container_secrets.UIDS[MLFLOW], 0o700)},
+            {self._server: [self._start_page(content)]},
+        )
+
     def adopt(self) -> bool:
         """Make the state's what the volumes remember of a state folder that was lost; False where nothing is clear."""
         if owner := self.owner():
@@ -111,7 +128,7 @@ class Volumes(DockerComponent):
 
     def read_active_pointer(self) -> dict[str, str]:
         """The active database, prefix and store, as the volumes remember them for a lost state folder; {} if not."""
-        volume, image = f"{self.settings.project}_secrets-mlflow", self.settings.mlflow_image
+        volume, image = self._server, self.settings.mlflow_image
         if not self.api.volumes([volume]) or self.api.image(image) is None:
             return {"store": "minio"} if self.api.volumes([f"{self.settings.project}_minio"]) else {}
         try:

@@ -9,6 +9,7 @@ from helpers import clone, database_settings, safe_files
 from helpers.engines import database_roles, jupyterlab
 from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.deployment import EmbeddedComponent
+from helpers.project import server_secrets
 from helpers.service_accounts import DATABASE, SERVER
 
 SCRIPTS = ("launch.py", "overlay.py")  # of this package
@@ -31,11 +32,18 @@ class AppFiles(EmbeddedComponent):
             content = credentials.render(secret.template, secret.names).encode()
             _put(Path(secret.volume) / secret.path, content, 0o400, account.pw_uid, account.pw_gid)
 
+        if self.deployment.start_page:
+            self.put_start_page(self.deployment.start_page)
+
+    def put_start_page(self, content: bytes) -> None:
+        account = self.layout.accounts.get(SERVER)
+        _put(self.deployment.secrets / server_secrets.START_PAGE, content, 0o400, account.pw_uid, account.pw_gid)
+
     def remove_others(self) -> None:
-        """Remove an earlier version's modules, which its server imported as long as it ran, and its other files."""
+        """Remove an earlier version's modules, which its server imported as long as it ran, and their entry points."""
         app, targets = self.deployment.app, [target for _, target in self._copies()]
         kept = {*targets, *(target.parent for target in targets)}
-        for path in (*app.rglob("*.py"), *app.rglob("*.dist-info"), *app.rglob("*.ipynb")):
+        for path in (*app.rglob("*.py"), *app.rglob("*.dist-info")):
             if path not in kept:
                 safe_files.remove(path)
 

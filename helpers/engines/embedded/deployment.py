@@ -39,6 +39,9 @@ class EmbeddedDeployment(deployment.Deployment):
         number = {MLFLOW: self.settings.mlflow_port, JUPYTER: self.settings.jupyter_port}.get(service)
         return (Port("http", number, number, self.settings.bind_address),) if number else ()
 
+    def inside_address(self, service: str) -> tuple[str, int, bool] | None:
+        return (self.settings.bind_address, self.settings.jupyter_port, True) if service == JUPYTER else None
+
     # where things are
 
     @property

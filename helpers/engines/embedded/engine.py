@@ -234,6 +234,9 @@ class EmbeddedEngine(base.Engine):
             return True
         return not supervisor.is_current(self.specs.program(JUPYTER))
 
+    def put_start_page(self, content: bytes) -> None:
+        self.startup.files.put_start_page(content)
+
     @property
     def check_result(self) -> tuple[str, str]:
         if self.object_store != "folder":

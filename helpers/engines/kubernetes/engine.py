@@ -251,6 +251,10 @@ class KubernetesEngine(base.Engine):
         self.deployment.kubectl.apply(self.backups.secrets(), "the logins of the next backup")
         return self.logins.put()
 
+    def put_start_page(self, content: bytes) -> None:
+        if self.namespace.is_there():
+            self.logins.put_start_page(content)
+
     # scheduled backups
 
     def start_schedule(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Who may log in at the gateway: handed to a pod that runs, in its Secret."""
+"""Who may log in at the gateway, and MLflow's start page: handed to pods that run, in their Secrets."""
 
 from __future__ import annotations
 
@@ -7,22 +7,32 @@ import base64
 from helpers import digests
 from helpers.engines.kubernetes import objects, secrets
 from helpers.engines.kubernetes.deployment import KubernetesComponent
-from helpers.project import users
-from helpers.services import GATEWAY
+from helpers.project import server_secrets, users
+from helpers.services import GATEWAY, MLFLOW
 
 READ = "dev.trackbed.users"  # annotation of the pod: the hash of what it has been handed
 
 
 class Logins(KubernetesComponent):
+    def put_start_page(self, content: bytes) -> None:
+        """MLflow's pods show it within two minutes, when their nodes look at the Secret again. Raises TrackbedError."""
+        self._put(MLFLOW, server_secrets.START_PAGE, content, "the start page")
+
+    def _put(self, service: str, path: str, content: bytes, what: str) -> dict[str, str]:
+        """One file of a service's Secret replaced; gives them all, {} where there is no such Secret."""
+        present = self.kubectl.find("secret", secrets.name(service))
+        if present is None:
+            return {}
+        data = {**(present.get("data") or {}), path: base64.b64encode(content).decode()}
+        self.kubectl.apply([secrets.secret(self.deployment, secrets.name(service), service, data)], what)
+        return data
+
     def put(self) -> tuple[str, ...]:
         """The gateway looks at the file all the time; nothing where there is no gateway. Gives what to tell where its
         node is late. Raises TrackbedError."""
-        present = self.kubectl.find("secret", secrets.name(GATEWAY))
-        if present is None:
+        data = self._put(GATEWAY, users.FILE, users.render(users.load(self.deployment.settings)).encode(), "the logins")
+        if not data:
             return ()
-        listed = users.render(users.load(self.deployment.settings)).encode()
-        data = {**(present.get("data") or {}), users.FILE: base64.b64encode(listed).decode()}
-        self.kubectl.apply([secrets.secret(self.deployment, secrets.name(GATEWAY), GATEWAY, data)], "the logins")
         # a node that sees its pod change looks at the pod's Secrets at once, not within the next minutes
         mark = f"{READ}={digests.digest(data)}"
         pod = f"{objects.WORKLOADS[GATEWAY].name}-0"

@@ -8,7 +8,8 @@ from helpers.engines import gateway_spec, jupyterlab
 from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.kubectl import Object
-from helpers.services import GATEWAY, JUPYTER
+from helpers.project import server_secrets
+from helpers.services import GATEWAY, JUPYTER, MLFLOW
 
 ENVIRONMENT = "environment-jupyter"  # the notebook's variables that may have tokens or proxies' passwords
 
@@ -27,6 +28,8 @@ def rendered(deployment: KubernetesDeployment) -> list[Object]:
     if deployment.is_public:
         own = gateway_spec.files(deployment.settings)
         files[GATEWAY] |= {path: base64.b64encode(text).decode() for path, text in own.items()}
+    if deployment.start_page:
+        files[MLFLOW][server_secrets.START_PAGE] = base64.b64encode(deployment.start_page).decode()
     if deployment.certificates:  # no secret, but beside the notebook's secrets on every engine
         content = base64.b64encode(deployment.certificates.encode()).decode()
         files.setdefault(JUPYTER, {})[jupyterlab.CERTIFICATES] = content

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from trackbed_mlflow import jobs
@@ -49,14 +49,12 @@ class Access:
     """An ASGI application that only answers who knows the token."""
 
     def __init__(self, app: App, token: str, job_token: str = "") -> None:
-        import hashlib
         import hmac
 
         self.app = app
         self.token = token.encode()
         self.job_token = job_token.encode()  # of the server's own jobs; "" without
-        # not the token itself: a cookie lies in the browser's files, and a new token has to end it
-        self.cookie = hmac.new(self.token, COOKIE_PURPOSE, hashlib.sha256).hexdigest().encode()
+        self.cookie = cookie_value(token).encode()
         self.equal = hmac.compare_digest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,32 +114,43 @@ class Access:
         from urllib.parse import parse_qsl, urlencode
 
         rest = urlencode([pair for pair in _query(scope, parse_qsl) if pair[0] != "token"])
-        port = next(
-            (
-                m[1]
-                for name, value in scope["headers"]
-                if name == b"host" and (m := re.search(r":(\d{1,5})$", value.decode("latin-1")))
-            ),
-            "",
-        )
-        secure = "; Secure" if scope.get("scheme") == "https" else ""
-        cookie = (
-            f"{COOKIE}{port}={self.cookie.decode()}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Lax{secure}"
-        )
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 303,
-                "headers": [
-                    (b"location", location(scope["path"], rest)),
-                    (b"set-cookie", cookie.encode()),
-                    (b"cache-control", b"no-store"),
-                    (b"referrer-policy", b"no-referrer"),
-                    (b"content-length", b"0"),
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": b""})
+        await redirect(scope, send, scope["path"], [cookie(scope, COOKIE, self.cookie.decode())], rest)
+
+
+def cookie_value(token: str) -> str:
+    """What a browser keeps. Not the token itself: it lies in the browser's files, and a new token has to end it."""
+    import hashlib
+    import hmac
+
+    return hmac.new(token.encode(), COOKIE_PURPOSE, hashlib.sha256).hexdigest()
+
+
+def port(scope: Scope) -> str:
+    """The port that the browser asked, "" for its scheme's own."""
+    hosts = (value.decode("latin-1") for name, value in scope["headers"] if name == b"host")
+    return next((m[1] for host in hosts if (m := re.search(r":(\d{1,5})$", host))), "")
+
+
+def cookie(
+    scope: Scope, name: str, value: str, path: str = "/", seconds: int = COOKIE_SECONDS, same_site: str = "Lax"
+) -> bytes:
+    """The header's value; ``name`` gets the port. ``seconds`` 0: until the browser ends."""
+    age = f"; Max-Age={seconds}" if seconds else ""
+    secure = "; Secure" if scope.get("scheme") == "https" else ""
+    return f"{name}{port(scope)}={value}; Path={path}{age}; HttpOnly; SameSite={same_site}{secure}".encode()
+
+
+async def redirect(scope: Scope, send: Send, path: str, cookies: Iterable[bytes], query: str = "") -> None:
+    """To a page of this server, with cookies; the address that led here stays unknown to it."""
+    headers = [
+        (b"location", location(path, query)),
+        *((b"set-cookie", value) for value in cookies),
+        (b"cache-control", b"no-store"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"content-length", b"0"),
+    ]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def location(path: str, query: str) -> bytes:

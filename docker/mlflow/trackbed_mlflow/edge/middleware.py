@@ -12,6 +12,7 @@ from typing import Any
 from trackbed_mlflow import jobs
 from trackbed_mlflow.edge import access_token, body_limits, origins, presigned_urls, routes, unread_bodies
 from trackbed_mlflow.edge.access_token import App, Receive, Scope, Send
+from trackbed_mlflow.start_page import application, link
 
 NUL = "A NUL character (%00) cannot be part of an address. Remove it"  # neither database nor store takes one
 ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
@@ -38,7 +39,8 @@ class Edge:
             await refuse(scope, send, 403, reason)
             return
         if (refusal := self.routes.refusal(scope["path"], method)) and not (
-            (method, scope["path"]) == jobs.MODEL_CALL and jobs.is_job(scope["headers"], self.job_token)
+            scope["path"] in application.PATHS
+            or ((method, scope["path"]) == jobs.MODEL_CALL and jobs.is_job(scope["headers"], self.job_token))
         ):
             if address := self.routes.meant(scope["path"], method):
                 await redirect(scope, send, address)
@@ -119,5 +121,5 @@ def guarded(app: App, environment: Mapping[str, str] = os.environ) -> App:
     own_origins = origins.Origins(environment.get(ORIGINS, "").split(","))
     judge = routes.Judge(routes.table(jobs.enabled(environment)))
     edge = Edge(presigned_urls.closed(app), own_origins, judge, environment.get(jobs.TOKEN, ""))
-    guards = access_token.protected(edge, environment)
+    guards = link.opened(access_token.protected(edge, environment), environment)
     return unread_bodies.drained(guards)

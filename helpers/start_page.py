@@ -1,0 +1,131 @@
+"""The start page that the MLflow server shows: what only the toolkit knows of it, and the one link that leads there.
+
+The server looks at the rest when somebody asks (docker/mlflow/trackbed_mlflow/start_page). What is written down here is
+what `invoke status` says of backups and the lease, at the time that the page names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from helpers import digests, gateway, services, urls
+from helpers.engines import select
+from helpers.engines.base import Engine
+from helpers.errors import TrackbedError
+from helpers.findings import Finding, Level
+from helpers.leases import lease
+from helpers.project import backup_schedule
+from helpers.project.credentials import JUPYTER_TOKEN
+from helpers.project.project import Project
+from helpers.services import JUPYTER, STORE
+
+PURPOSE = b"start page of Trackbed\n"  # of the digest of the notebook's token, as the server makes it
+APPLIED = "start_page"  # in the state: the hash of what was written last
+
+
+def document(project: Project, engine: Engine) -> dict[str, Any]:
+    """All that the page is told, but for the time. No secret is in it; people with a login of their own get no paths of
+    this machine."""
+    here, settings = engine.deployment, engine.settings
+    token = project.credentials()[JUPYTER_TOKEN].encode()
+    backups = backup_schedule.look(settings, None)
+    ends = lease.look(settings, not engine.host.remote)
+    result: dict[str, Any] = {
+        "project": settings.project,
+        "engine": engine.name,
+        "services": [
+            {"name": name, "title": _title(engine, name), "address": here.inside_address(name)}
+            for name in here.services
+            if name not in (services.BUCKET, services.SCHEMA)
+        ],
+        "notebook_url": _url(engine, JUPYTER) + "/lab",
+        "notebook_digest": "" if here.is_public else hashlib.sha256(PURPOSE + token).hexdigest(),
+        "gpu": str(engine.accelerator),
+        "gpu_kind": engine.accelerator.kind,
+        "disk": not engine.in_cluster,
+        "client": _client(project),
+        "backups": _backups(*backups, paths=not here.is_public) if backups else None,
+        "lease": _lease(*ends, paths=not here.is_public) if ends else None,
+    }
+    if here.object_store in services.STORES and (here.console_is_public or not here.is_public):
+        result |= {"console_url": _url(engine, STORE), "console_title": services.STORES[here.object_store]}
+    if not here.is_public:
+        result["workspace"] = str(here.workspace)
+    return result
+
+
+def _title(engine: Engine, name: str) -> str:
+    return services.STORES.get(engine.object_store, services.TITLES[name]) if name == STORE else services.TITLES[name]
+
+
+def _url(engine: Engine, service: str) -> str:
+    settings = engine.settings
+    if engine.deployment.is_public:
+        return urls.public_url(settings, service)
+    port = {JUPYTER: settings.jupyter_port, STORE: settings.s3_console_port}[service]
+    return f"http://{urls.local_host(settings)}:{port}"
+
+
+def _client(project: Project) -> str:
+    try:
+        return gateway.client_lines(project, None, who="{login}")
+    except TrackbedError:
+        return ""  # before its first start the gateway has no certificate
+
+
+def _backups(finding: Finding, data: dict[str, object], paths: bool) -> dict[str, Any]:
+    good = data.get("last_good")
+    note = f"to {data['place']}" if paths and data.get("place") else ""
+    return {"last": good["ended"] if isinstance(good, dict) else None, "note": note, **_problem(finding, paths)}
+
+
+def _lease(finding: Finding, data: dict[str, object], paths: bool) -> dict[str, Any]:
+    end = data.get("end")
+    seconds = datetime.fromisoformat(end).timestamp() if isinstance(end, str) else None
+    announced = "its end is announced" if data.get("announced") else ""
+    told = {"problem": str(data.get("problem") or "") if paths else ""}
+    return {"end": seconds, "note": announced, **told}
+
+
+def _problem(finding: Finding, paths: bool) -> dict[str, str]:
+    """``paths``: for those who may know this machine's; others are told that there is one."""
+    if finding.level is Level.OK:
+        return {"problem": ""}
+    return {"problem": finding.detail if paths else "there is a problem, which `invoke status` tells"}
+
+
+def attach(project: Project, engine: Engine) -> str:
+    """Let the start that follows hand the page over; gives the hash of it, for ``APPLIED``."""
+    if engine.deployment.notebook_only:
+        return ""
+    told = document(project, engine)
+    engine.deployment.start_page = _file(told)
+    return digests.digest(told)
+
+
+def publish(project: Project, engine: Engine) -> None:
+    """Hand it over to a project that runs, where it has changed since. Changes the state without saving it."""
+    if engine.deployment.notebook_only:
+        return
+    told = document(project, engine)
+    if (now := digests.digest(told)) != project.state.applied.get(APPLIED):
+        engine.put_start_page(_file(told))
+        project.state.applied = {**project.state.applied, APPLIED: now}
+
+
+def refresh(project: Project) -> None:
+    """Hand it over after something that it tells of; nothing where nothing runs. That it fails is told by the page's
+    own age, and is no reason for a backup to fail."""
+    with suppress(TrackbedError, OSError):
+        engine = select.current(project)
+        if not engine.deployment.notebook_only and project.state.applied.get(APPLIED):
+            engine.put_start_page(_file(document(project, engine)))
+
+
+def _file(told: dict[str, Any]) -> bytes:
+    return json.dumps({**told, "written": round(time.time())}).encode()
