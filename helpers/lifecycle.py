@@ -196,7 +196,7 @@ def delete_data(project: Project, progress: ProgressReporter, notice: Notice) ->
         users.forget(project.settings)
         gateway.root_path(project.settings).unlink(missing_ok=True)
         move_note.finish(project)
-        for name in (journal.FILE, journal.KEPT, journal.IMPORT, failed_start.FILE, browser.FILE, state.FILE):
+        for name in (*journal.FILES, failed_start.FILE, browser.FILE, state.FILE):
             (project.settings.folder / name).unlink(missing_ok=True)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass
 
 from helpers import commands, lifecycle, status
-from helpers.data import database
+from helpers.data import database, journal
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.plurals import counted
@@ -125,10 +126,19 @@ def deleted(engine: Engine, age: str) -> Garbage:
     return _collector(engine, age, "--show")
 
 
+def interrupted_import(project: Project, age: str) -> bool:
+    """Whether an import that was interrupted longer ago than ``age`` left artifacts for another try."""
+    stored = journal.held(project.state)
+    return stored is not None and stored.began <= time.time() - seconds(age)
+
+
 def collect(project: Project, age: str, progress: ProgressReporter, notice: Notice) -> Garbage:
-    """Remove what was deleted longer ago than ``age``, with its artifacts; gives what that was."""
+    """Remove what was deleted longer ago than ``age``, with its artifacts; gives what that was. What an interrupted
+    import left goes too."""
     seconds(age)
     with lifecycle.changing(project, notice):  # a backup in progress must not lose objects
         engine = status.running(project)
+        if interrupted_import(project, age):
+            journal.drop_held(project.state, engine, progress)
         progress.step("removing what was deleted, with its artifacts")
         return _collector(engine, age)

@@ -20,14 +20,18 @@ EVERY, EVERY_REMOTE = 8 * 2**20, 64 * 2**20
 SECONDS, SECONDS_REMOTE = 0.2, 2.0
 
 
+class Full(TrackbedError):
+    """Something does not fit on the disk."""
+
+
 def _free(engine: Engine) -> tuple[int | None, str]:
     """Bytes free where the engine keeps its data, None where nobody can tell; and where that is."""
     facts = engine.host_facts()
     return (facts.disk_free if facts.knows_disk else None), facts.disk_path
 
 
-def _full(text: str, where: str) -> TrackbedError:
-    return TrackbedError(
+def _full(text: str, where: str) -> Full:
+    return Full(
         f"{text} at {where}, of which {FREE / 2**30:.1f} GiB have to stay free; nothing was restored",
         "free some disk (`invoke usage`, `invoke gc`), or restore on a machine with a larger disk",
     )

@@ -243,6 +243,8 @@ def gc(given: Flags, older_than: str, yes: bool) -> None:
 
 def _show_deleted(project: Project, older_than: str, yes: bool) -> None:
     result = disk_usage.deleted(status.running(project), older_than)
+    if disk_usage.interrupted_import(project, older_than):
+        console.notice("what an interrupted import stored goes too; the same `invoke import` would go on with it")
     console.table(
         ("experiment id", "runs", "models", "objects", "MiB"),
         [
@@ -254,7 +256,7 @@ def _show_deleted(project: Project, older_than: str, yes: bool) -> None:
         console.notice(
             f"{result.protected} deleted runs and models stay: a registered model version or another run needs them"
         )
-    if not result.rows:
+    if not result.rows and not disk_usage.interrupted_import(project, older_than):
         console.notice(f"nothing was deleted longer ago than {older_than}")
     elif not yes:
         console.notice(f"nothing was removed; `invoke gc --older-than={older_than} --yes` removes {result.words}")

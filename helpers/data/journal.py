@@ -1,5 +1,7 @@
 """A change of what is active, in two copies: the old stays until the new is proven; a note on disk tells of both.
 
+An import that is interrupted goes on where it was: another note keeps the artifacts that it had stored.
+
 The pointer (``live`` in the state file) is replaced in one step. Whatever ends a command in between, the next `up`
 finds the note and removes the copy that the pointer does not name.
 """
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +23,8 @@ from helpers.project.state import State, write_private
 FILE = "change.json"
 KEPT = "kept.json"  # what the last upgrade left to go back to
 IMPORT = "import.json"  # which numbers of experiments an interrupted import has
+IMPORTED = "import-artifacts.json"  # what an interrupted import into an empty project had stored
+FILES = (FILE, KEPT, IMPORT, IMPORTED)
 
 
 def fresh() -> dict[str, str]:
@@ -59,12 +65,51 @@ def close(state: State) -> None:
     _path(state).unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What an interrupted import stored: of which source, below which prefix, and when it began to."""
+
+    source: str
+    prefix: str
+    began: float
+
+
+def hold(state: State, source: str, prefix: str) -> None:
+    """Note that the artifacts below ``prefix`` stay, whatever ends the import, until `release`."""
+    write_private(state.folder / IMPORTED, json.dumps(asdict(Stored(source, prefix, time.time()))).encode())
+
+
+def held(state: State) -> Stored | None:
+    """What an interrupted import stored and nobody has taken up; None where there is nothing."""
+    path = state.folder / IMPORTED
+    try:
+        data = json.loads(path.read_bytes())
+        result = Stored(str(data["source"]), str(data["prefix"]), float(data["began"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TrackbedError(f"{path} is damaged", f"remove it: rm {path}") from None
+    return None if result.prefix == state.active["prefix"] else result  # it was killed when it had switched to it
+
+
+def release(state: State) -> None:
+    (state.folder / IMPORTED).unlink(missing_ok=True)
+
+
+def drop_held(state: State, engine: Engine, progress: ProgressReporter) -> None:
+    """Remove what an interrupted import stored."""
+    if stored := held(state):
+        progress.step(f"removing the artifacts below {stored.prefix}, which an interrupted import left")
+        artifacts.drop(engine, stored.prefix)
+    release(state)
+
+
 def recover(state: State, engine: Engine, progress: ProgressReporter) -> None:
     """Remove what an ended or interrupted change left: the copy that is not active. The active one has to be up."""
     result = read(state)
     if result is None:
         return
-    stays = {state.active["database"]}
+    stays, stored = {state.active["database"]}, held(state)
     if "kept" in result and state.active["database"] == result["new"]["database"]:
         write_private(state.folder / KEPT, json.dumps(result["kept"]).encode())
         stays.add(result["kept"]["database"])
@@ -72,7 +117,9 @@ def recover(state: State, engine: Engine, progress: ProgressReporter) -> None:
         if copy["database"] not in stays:
             progress.step(f"removing the database {copy['database']}, which is no longer active")
             database.drop(engine, copy["database"])
-        if copy["prefix"] != state.active["prefix"]:
+        if stored and copy["prefix"] == stored.prefix:
+            progress.step(f"the artifacts below {copy['prefix']} stay: the same import goes on with them")
+        elif copy["prefix"] != state.active["prefix"]:
             progress.step(f"removing the artifacts below {copy['prefix']}, which are no longer active")
             artifacts.drop(engine, copy["prefix"])
     close(state)

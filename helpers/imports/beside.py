@@ -10,29 +10,23 @@ from __future__ import annotations
 
 import json
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from helpers.backups import disk_space, unpack
 from helpers.backups.create import Meter
 from helpers.data import artifacts, journal
-from helpers.data.checksum import SetSum
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
 from helpers.imports import places, sources
+from helpers.imports.carrying import AGAIN, Carrier
 from helpers.imports.places import Content, Location, Survey
-from helpers.imports.sources import File, Source
+from helpers.imports.sources import Source
 from helpers.project.project import Project
 from helpers.project.state import write_private
 from helpers.services import Notice
-
-AGAIN = "run the same command again: it goes on"
-ALIVE = 64 * 2**20  # bytes of artifacts between two signs of life
 
 
 @dataclass
@@ -86,7 +80,9 @@ def carry(
     alive: Callable[[], None],
 ) -> None:
     """Store the artifacts of a survey beside the others, and read them back; ``alive`` is called now and then."""
-    _Carrier(engine, source, survey, progress, alive).run(prefix, notice)
+    carrier = Carrier(engine, source, survey, progress, alive)
+    with sources.readable(source):
+        carrier.compare(carrier.store(prefix, notice))
 
 
 def remove_stale(engine: Engine, prefix: str, numbers: list[int], progress: ProgressReporter) -> None:
@@ -160,86 +156,3 @@ def _listen(pipe: Pipe, last: str, told: Told, project: Project, progress: Progr
             return
     pipe.finish()
     raise TrackbedError("reading the source ended early", AGAIN)
-
-
-class _Carrier:
-    """Brings what is not there yet below the active prefix; knows what has to be there in the end."""
-
-    def __init__(
-        self, engine: Engine, source: Source, survey: Survey, progress: ProgressReporter, alive: Callable[[], None]
-    ) -> None:
-        self._engine, self._source, self._survey, self._progress, self._alive = engine, source, survey, progress, alive
-        self._expected, self._size, self._quiet = SetSum(), 0, 0
-        self._kept: list[str] = []
-
-    def run(self, prefix: str, notice: Notice) -> None:
-        self._progress.step("objects")
-        with sources.readable(self._source):
-            renamed = artifacts.write(self._engine, prefix, self._missing())
-            for line in [*unpack.renamed_lines(renamed), *self._kept]:
-                notice(line)
-            self._progress.step("reading the objects back")
-            self._compare({old: new for new, old in renamed.items()})
-
-    def _names(self, given: dict[str, str] | None = None) -> Iterator[str]:
-        for name, _ in places.read(self._survey.folders):
-            yield (given or {}).get(name, name)
-
-    def _tick(self, size: int) -> None:
-        self._quiet += size + disk_space.OBJECT
-        if self._quiet >= ALIVE:
-            self._quiet = 0
-            self._alive()
-
-    def _asked(self, asked: IO[bytes]) -> Iterator[str]:
-        for name in self._names():
-            asked.write(json.dumps(name).encode() + b"\n")
-            yield name
-        asked.seek(0)
-
-    def _missing(self) -> Iterator[tuple[str, int, IO[bytes]]]:
-        """What the store has not, or has otherwise from an interrupted import."""
-        disk, meter = disk_space.Watch(self._engine), Meter(self._progress, "objects")
-        with tempfile.TemporaryFile() as asked, closing(artifacts.digests(self._engine, self._asked(asked))) as answers:
-            for folder in self._survey.folders:
-                for name, file in places.read([folder]):
-                    stored = next(answers, None)
-                    # the answer would be another file's: what the project has could be written over
-                    if json.loads(asked.readline() or b"null") != name:
-                        raise TrackbedError(
-                            f"{name} was not there a moment ago", f"stop what writes to the source; {AGAIN}"
-                        )
-                    if not self._has(name, file, stored, folder.known):
-                        disk.object(file.size)
-                        content = Content(file)
-                        yield name, file.size, content  # type: ignore[misc]  # all that is asked of it is read
-                        disk.took(file.size + disk_space.OBJECT)
-                        self._expected.add(content.sha256, file.size, name)
-                    self._size += file.size
-                    self._tick(file.size)
-                    meter.report(self._size, self._expected.count, self._survey.size)
-
-    def _has(self, name: str, file: File, stored: tuple[str, int] | None, known: bool) -> bool:
-        if stored is None:
-            return False
-        digest, size = stored
-        if not known:  # nobody but an interrupted import can have stored it
-            if size != file.size or not file.stream.seekable() or places.sha256(file) != digest:
-                return False
-        elif size != file.size or (file.stream.seekable() and places.sha256(file) != digest):
-            self._kept.append(f"artifact {name} is another one here than in the source: it stays as it is here")
-        self._expected.add(digest, size, name)
-        return True
-
-    def _compare(self, given: dict[str, str]) -> None:
-        found = SetSum()
-        answers = artifacts.digests(self._engine, self._names(given))
-        for name, answer in zip(self._names(), answers, strict=False):
-            if answer is not None:
-                found.add(*answer, name)
-                self._tick(answer[1])
-        if (found.text, found.count) != (self._expected.text, self._expected.count):
-            raise TrackbedError(
-                f"the store gives back {found.count} objects that are not those of the source ({self._expected.count})",
-                f"stop what writes to the source; {AGAIN}",
-            )

@@ -12,10 +12,9 @@ from helpers import lifecycle, status
 from helpers.backups import disk_space, locations, restore, switchover, unpack
 from helpers.backups.create import Meter, need
 from helpers.data import artifacts, database, journal
-from helpers.data.checksum import SetSum
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter
 from helpers.errors import TrackbedError
-from helpers.imports import beside, buckets, places, sources
+from helpers.imports import beside, buckets, carrying, places, sources
 from helpers.imports.places import Content, Location, Survey
 from helpers.imports.sources import Source
 from helpers.project.project import Project
@@ -82,7 +81,7 @@ def run(
     progress: ProgressReporter,
     notice: Notice,
 ) -> Imported:
-    """Import a source into this project. Raises TrackbedError, and then it has what it had.
+    """Import a source into this project. Raises TrackbedError, and then it has what it had; the same command goes on.
 
     ``merge``: what has a name that is taken joins what has it.
     """
@@ -92,19 +91,22 @@ def run(
         engine = status.running(project)
         need(engine, POSTGRES, STORE)
         if not restore.is_empty(project, engine):
+            journal.drop_held(project.state, engine, progress)
             return _run_beside(project, engine, source, found, skip_missing, merge, progress, notice)
         try:
             new = journal.fresh()
+            new["prefix"] = carrying.taken_up(project, engine, source, progress) or new["prefix"]
             journal.open_change(project.state, engine.name, new)
             database.create(engine, new["database"])
             result = _read(unpack.beside(project, new), source, False, progress)
             survey, missing, file = _looked_at(project, found, result, skip_missing, progress)
-            _carry(engine, source, new["prefix"], survey, progress, notice)
+            carrying.into_empty(project, engine, source, new, survey, progress, notice)
             for line in unpack.put_to_sleep(engine, new["database"]):
                 notice(line)
             engine.halt(MLFLOW, progress)  # nothing is logged any more until the switch
             _check_empty(project, engine)
             switchover.switch_to(project, new, progress, notice)
+            journal.release(project.state)
         except BaseException:
             switchover.roll_back(project, engine, progress, notice)
             raise
@@ -198,31 +200,6 @@ def _read(engine: Engine, source: Source, show: bool, progress: ProgressReporter
         raise TrackbedError("reading the source ended early", "run the same command again")
     unread = [*end["unread"], *(f"{path} is no plain file, or cannot be opened" for path in left)]
     return Read(end["counts"], found, end["remarks"], unread)
-
-
-def _carry(
-    engine: Engine, source: Source, prefix: str, survey: Survey, progress: ProgressReporter, notice: Notice
-) -> None:
-    """The artifacts below a prefix of their own, read back. Raises TrackbedError where they are others."""
-    disk_space.check(engine, survey.objects, survey.size, 0, survey.largest)
-    progress.step("objects")
-    disk, meter, sums, size = disk_space.Watch(engine), Meter(progress, "objects"), SetSum(), 0
-
-    def content() -> Iterator[tuple[str, int, IO[bytes]]]:
-        nonlocal size
-        with sources.readable(source):
-            for name, file in places.read(survey.folders):
-                disk.object(file.size)
-                read = Content(file)
-                yield name, file.size, read  # type: ignore[misc]  # all that is asked of it is read
-                disk.took(file.size + disk_space.OBJECT)
-                sums.add(read.sha256, file.size, name)
-                size += file.size
-                meter.report(size, sums.count, survey.size)
-
-    unpack.store_objects(
-        engine, prefix, content(), lambda: (sums.text, sums.count, survey.size), "source", progress, notice
-    )
 
 
 def _write_missing(project: Project, lines: list[str]) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from helpers.data import journal
 from helpers.imports import tracking_server
 from tests.conftest import Clone, docker_answers
-from tests.integration import buckets, imported, read_only, source_servers
+from tests.integration import buckets, imported, inspection, read_only, source_servers
 from tests.integration.snapshot import Server
 
 pytestmark = pytest.mark.transfer
 # one of each kind in every run; all of them with TRACKBED_IMPORTS=all, as the session `imports` has it
+LARGE = 512 * 2**20  # bytes of a file that is all holes
 EVERY = os.environ.get("TRACKBED_IMPORTS") == "all"
 FEW = (("embedded", "1.30", "folder"), ("docker", "3.0", "sqlite"))
 ALL = tuple(
@@ -52,9 +55,13 @@ def test_what_an_old_client_logged_arrives(
     before = hashes(source)
     shown = clone.invoke("import", *words, "--dry-run")
     assert shown.returncode == 0 and "nothing was changed; the import takes about" in shown.stderr, shown.stderr
+    interrupted = engine == "docker" and not EVERY and _interrupted(clone, words)
     done = clone.invoke("import", *words)
     assert done.returncode == 0 and "every row was read back" in done.stderr, done.stderr
     assert shown.stdout == done.stdout
+    if interrupted:
+        assert "artifacts were there from an interrupted import" in done.stderr, done.stderr
+        assert not (clone.project_folder / journal.IMPORTED).exists()
     assert hashes(source) == before, "the source was changed"
     server = Server(clone.url("mlflow"))
     assert imported.differences(imported.plain(expected[kind]), imported.said(server)) == []
@@ -64,6 +71,47 @@ def test_what_an_old_client_logged_arrives(
     if engine == "embedded" and not EVERY:
         _beside(clone, server, tmp_path, imported.plain(expected[kind]))
         _over_the_network(clone_factory(engine), server)
+
+
+def _interrupted(clone: Clone, words: list[str]) -> bool:
+    """The same import is killed when it has stored the artifacts."""
+    running = clone.start("import", *words)
+    try:
+        running.until("reading the objects back")
+    finally:
+        running.kill()
+    return True
+
+
+def test_an_import_that_is_killed_among_its_artifacts_copies_only_the_rest(
+    clone_factory: Callable[..., Clone], tmp_path: Path
+) -> None:
+    """The last artifact is so large that the kill comes before it is stored."""
+    source, _ = imported.unpack("2.9", tmp_path)
+    last = max((source / "mlruns").glob("*/*/artifacts"), key=lambda path: (path.parent.parent.name, path.parent.name))
+    with (last / "zzz.bin").open("wb") as file:
+        file.truncate(LARGE)
+    clone = clone_factory("embedded")
+    clone.up()
+    artifacts = clone.project_folder / "embedded" / "artifacts"
+
+    def stored() -> dict[str, int]:
+        found = (path for path in artifacts.glob("live-*/**/*") if path.is_file() and not path.name.startswith("."))
+        return {f"{path.name} {path.stat().st_ino}": path.stat().st_mtime_ns for path in found}
+
+    running = clone.start("import", str(source))
+    try:
+        inspection.until(lambda: len(stored()) > 0, lambda: running.output, pause=0.02)
+    finally:
+        running.kill()
+    before = stored()
+    done = clone.invoke("import", str(source))
+    assert done.returncode == 0 and "every row was read back" in done.stderr, done.stderr
+    told = re.search(r"(\d+) of (\d+) artifacts were there", done.stderr)
+    assert told, done.stderr
+    there, of = map(int, told.groups())
+    assert len(before) <= there <= of and (there < of or any(name.startswith("zzz.bin") for name in before))
+    assert before.items() <= stored().items()
 
 
 def _over_the_network(clone: Clone, server: Server) -> None:
