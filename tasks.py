@@ -124,6 +124,14 @@ def mlflow_url(context: Context, given: Flags) -> None:
 
 
 @task()
+def examples(context: Context, given: Flags) -> None:
+    """Bring the examples into the notebook's workspace: missing ones, and new versions. What you changed stays."""
+    from helpers.cli import examples
+
+    examples.bring(given)
+
+
+@task()
 def check(context: Context, given: Flags) -> int:
     """Log a test run from the notebook and look for it everywhere. Computes on the GPUs too."""
     from helpers.cli import running
@@ -394,7 +402,7 @@ def lock(context: Context, upgrade: bool = False) -> None:
 
 
 namespace = Collection(
-    *(up, jupyter, down, status, logs, open_, jupyter_url, mlflow_url, check, doctor),
+    *(up, jupyter, down, status, logs, open_, jupyter_url, mlflow_url, examples, check, doctor),
     *(env, restore, import_, move, upgrade, usage, gc, build, prepare, version, lock),
 )
 # a noun that has verbs; alone it means its first

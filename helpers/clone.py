@@ -25,8 +25,12 @@ def server_files() -> tuple[Path, ...]:
 
 
 def notebook_files() -> dict[str, Path]:
-    """The notebook's start-up files by their path in its folder for them: shells', MLflow's plugins, entry points."""
-    package = (*NOTEBOOK_PACKAGE.glob("*.py"), *JUPYTER_FOLDER.glob("trackbed_notebook-*.dist-info/*"))
+    """The notebook's start-up files by their path in its folder for them: shells', plugins, entry points, examples."""
+    package = (
+        *NOTEBOOK_PACKAGE.glob("*.py"),
+        *NOTEBOOK_PACKAGE.glob("workspace/**/*.ipynb"),
+        *JUPYTER_FOLDER.glob("trackbed_notebook-*.dist-info/*"),
+    )
     files = {path.relative_to(JUPYTER_FOLDER).as_posix(): path for path in package}
-    files |= {path.name: path for path in SHELL_FILES.iterdir() if path.is_file()}
+    files |= {path.relative_to(SHELL_FILES).as_posix(): path for path in SHELL_FILES.rglob("*") if path.is_file()}
     return dict(sorted(files.items()))

@@ -71,7 +71,7 @@ FIRST: Mapping[str, Mapping[str, str]] = {
 }
 # tasks in the order of a day
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Every day": ("up", "down", "status", "logs", "open", "jupyter-url", "mlflow-url", "check"),
+    "Every day": ("up", "down", "status", "logs", "open", "jupyter-url", "mlflow-url", "examples", "check"),
     "Problems and disk space": ("doctor", "usage", "gc"),
     "Data": (
         *("backup", "backup.list", "backup.verify", "backup.prune", "backup.schedule"),
@@ -120,6 +120,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "upgrade": ("upgrade", "upgrade --back"),
     "build": ("build", "build jupyter --gpu=none"),
     "gc": ("gc", "gc --older-than=7d --yes"),
+    "examples": ("examples",),
     "env": ("env ann",),
 }
 # of flags that are no settings

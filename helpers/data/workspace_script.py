@@ -35,6 +35,7 @@ LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 FOLDER = LOOK | os.O_DIRECTORY
 HIDDEN = ".trackbed-"
 STAGING = HIDDEN + "restore-"
+GIVEN = HIDDEN + "examples"  # what docker/jupyter/trackbed_notebook/examples.py gave to a new workspace, with sums
 NO_FILES = (".ipynb_checkpoints", "lost+found")  # a workspace with no more than these is empty
 ACTS = "jupyter*_config.*"  # JupyterLab runs it at its next start where it lies at the top
 DEEPEST = 100  # folders within folders: each holds a descriptor
@@ -366,8 +367,13 @@ def write(root: int, size: int, source: BinaryIO) -> None:
 
 
 def place(root: int, folder: str, name: str) -> None:
-    """Into the workspace where it has no files, else beside them. Says which, and what stayed in the folder."""
+    """Into the workspace where it has no files, else beside them. Says which, and what stayed in the folder.
+
+    The examples of a new workspace, as they were given, are no files of its user's: they make room.
+    """
     occupied = [n for n in os.listdir(root) if not n.startswith(HIDDEN) and n not in NO_FILES]
+    if given := as_given(root, occupied):
+        occupied = [] if remove(root, given) else occupied
     final = name
     for number in range(2, 1000):
         if not has(root, final):
@@ -384,6 +390,42 @@ def place(root: int, folder: str, name: str) -> None:
     else:
         os.rmdir(folder, dir_fd=root)
     say(["placed", "", [final, *stayed[:20]] if stayed else []])
+
+
+def as_given(root: int, names: list[str]) -> list[str]:
+    """The files of these entries where all of them are the examples and nobody has changed one; else none."""
+    result: list[str] = []
+    try:
+        with os.fdopen(os.open(GIVEN, LOOK, dir_fd=root), "rb") as stream:
+            given = json.loads(stream.read(2**16))["files"]
+        for name in names:
+            handle = os.open(name, LOOK, dir_fd=root)
+            is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+            for path, one in files(handle, f"{name}/", 1) if is_folder else [(name, handle)]:
+                with os.fdopen(one, "rb") as stream:
+                    if hashlib.sha256(stream.read(2**22)).hexdigest() != given.get(path):
+                        return []
+                result.append(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+    return result if {path.split("/")[0] for path in result} == set(names) else []
+
+
+def remove(root: int, paths: list[str]) -> bool:
+    """Remove files and then their folders; whether those had nothing else."""
+    walker = Walker(root)
+    for path in paths:
+        folder, name = walker.above(path)
+        os.unlink(name, dir_fd=folder)
+    parts = [path.split("/")[:-1] for path in paths]
+    above = {"/".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)}
+    try:
+        for name in sorted(above, key=len, reverse=True):
+            folder, last = walker.above(name)
+            os.rmdir(last, dir_fd=folder)
+    except OSError:
+        return False
+    return True
 
 
 def moved(handle: int, name: str, root: int) -> bool:

@@ -41,6 +41,7 @@ def module_at(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"trackbed_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -24,8 +25,11 @@ def test_on_where_it_can_be_measured(monkeypatch: pytest.MonkeyPatch, psutil: bo
     mlflow = ModuleType("mlflow")
     mlflow.environment_variables = SimpleNamespace(**{NAME: switch})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monitor = logging.getLogger("mlflow.system_metrics.system_metrics_monitor")
+    monkeypatch.setattr(monitor, "level", logging.NOTSET)
     created = module_at(clone.NOTEBOOK_PACKAGE / "system_metrics.py").SystemMetrics()
     assert switch.default is psutil
+    assert monitor.level == (logging.WARNING if psutil else logging.NOTSET)
     assert not created.in_context() and created.tags() == {}
 
 

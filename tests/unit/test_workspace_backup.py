@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from helpers import clone
 from helpers.backups import archive, locations, salvage, workspace
 from helpers.backups.repository import Snapshot
 from helpers.backups.repository_writer import Writer
@@ -21,7 +22,7 @@ from helpers.data import workspace_files
 from helpers.engines.base import JUPYTER, State
 from helpers.engines.streaming import Pipe, piped
 from helpers.errors import TrackbedError
-from tests.unit.fakes import Silent
+from tests.unit.fakes import Silent, module_at
 from tests.unit.test_repository import FACTS
 
 OLD = 1_600_000_000_000_000_123  # ns
@@ -184,6 +185,43 @@ def test_the_second_backup_reads_only_what_changed(
     restore(second, fresh := Notebook(tmp_path / "fresh"))
     assert (fresh.folder / "other").read_bytes() == b"3" * 100 and (fresh.folder / "same").read_bytes() == b"1" * 100
     assert locations.verify(first)
+
+
+def with_examples(folder: Path) -> Notebook:
+    """A workspace that nobody has touched since it was given the examples."""
+    other = Notebook(folder)
+    module_at(clone.NOTEBOOK_PACKAGE / "examples.py").give(str(other.folder))
+    assert (other.folder / "welcome.ipynb").is_file()
+    return other
+
+
+def test_the_untouched_examples_of_a_new_workspace_make_room(notebook: Notebook, place: Path, tmp_path: Path) -> None:
+    put(notebook, "welcome.ipynb", b"of the backup")
+    put(notebook, "a/b", b"of the backup")
+    source, kept = back_up(notebook, place)
+    other = with_examples(tmp_path / "other")
+    assert restore(source, other) == [f"workspace: {kept.files} files of the backup"]
+    (other.folder / ".trackbed-examples").unlink()
+    assert tree(other.folder) == tree(notebook.folder)
+
+
+@pytest.mark.parametrize("change", ["welcome.ipynb", "examples/3-sweep.ipynb", "examples/mine.txt", "mine/x", "mine/"])
+def test_examples_that_somebody_changed_are_files_like_others(
+    notebook: Notebook, place: Path, tmp_path: Path, change: str
+) -> None:
+    put(notebook, "a", b"of the backup")
+    source, _ = back_up(notebook, place)
+    other = with_examples(tmp_path / "other")
+    if change == "mine/":
+        (other.folder / "mine").mkdir()
+    else:
+        put(other, change, b"mine")
+    before = tree(other.folder)
+    (line,) = restore(source, other)
+    (folder,) = other.folder.glob("restored-*")
+    assert folder.name in line and (folder / "a").read_bytes() == b"of the backup"
+    after = tree(other.folder)
+    assert {name: after[name] for name in before} == before
 
 
 def test_files_that_are_there_stay_as_they_are(notebook: Notebook, place: Path, tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ class AppFiles(EmbeddedComponent):
         _put(self.deployment.secrets / server_secrets.START_PAGE, content, 0o400, account.pw_uid, account.pw_gid)
 
     def remove_others(self) -> None:
-        """Remove an earlier version's modules, which its server imported as long as it ran, and their entry points."""
+        """Remove an earlier version's modules, which its server imported as long as it ran, and its other files."""
         app, targets = self.deployment.app, [target for _, target in self._copies()]
         kept = {*targets, *(target.parent for target in targets)}
-        for path in (*app.rglob("*.py"), *app.rglob("*.dist-info")):
+        for path in (*app.rglob("*.py"), *app.rglob("*.dist-info"), *app.rglob("*.ipynb")):
             if path not in kept:
                 safe_files.remove(path)
 

@@ -196,7 +196,9 @@ class Specs(EmbeddedComponent):
             # Jupyter looks in its Python's own environment only
             "JUPYTERLAB_DIR": str(venv.folder / "share" / "jupyter" / "lab"),
             "JUPYTER_PATH": f"{packages / 'share' / 'jupyter'}:{venv.folder / 'share' / 'jupyter'}",
-            "JUPYTER_CONFIG_PATH": f"{packages / 'etc' / 'jupyter'}:{venv.folder / 'etc' / 'jupyter'}",
+            "JUPYTER_CONFIG_PATH": ":".join(
+                map(str, (packages / "etc" / "jupyter", self.deployment.startup, venv.folder / "etc" / "jupyter"))
+            ),
             "PYTHONPYCACHEPREFIX": str(own / "pycache"),  # the locked packages may belong to root
             "PYTHONPATH": str(self.deployment.startup),  # MLflow finds the plugins for its links and login there
             # the user's own Jupyter settings stay out: they may hold a password or another port
