@@ -252,6 +252,18 @@ def backup_prune(context: Context, given: Flags, place: str = "", dry_run: bool 
 
 
 @task(
+    name="passphrase",
+    word="place",
+    help={"place": "Place of encrypted backups: a folder or s3://BUCKET/PREFIX (default: BACKUP_TO)"},
+)
+def backup_passphrase(context: Context, given: Flags, place: str = "") -> None:
+    """Change the passphrase of encrypted backups. It asks for the new one; the backups stay as they are."""
+    from helpers.cli import data
+
+    data.change_passphrase(given, place)
+
+
+@task(
     name="schedule",
     help={
         "off": "End the schedule; the backups stay",
@@ -409,7 +421,7 @@ namespace = Collection(
 for noun, verbs in {
     "users": (users_list, users_add, users_passwd, users_remove),
     "credentials": (credentials_show, credentials_rotate),
-    "backup": (backup, backup_list, backup_verify, backup_prune, backup_schedule),
+    "backup": (backup, backup_list, backup_verify, backup_prune, backup_schedule, backup_passphrase),
 }.items():
     group = Collection(noun)
     for place, verb in enumerate(verbs):

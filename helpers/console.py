@@ -206,6 +206,16 @@ def ask_secret(question: str) -> str:
     return getpass.getpass(visible(question), sys.stderr)
 
 
+def new_secret(question: str) -> str:
+    """A new secret: typed twice on the terminal; without one it is the first line of stdin. Raises TrackbedError."""
+    if not can_ask():
+        return sys.stdin.readline().strip()
+    result = ask_secret(question).strip()
+    if ask_secret("The same again: ").strip() != result:
+        raise TrackbedError("the two differ; nothing was changed", "run the same command again")
+    return result
+
+
 def _bar(name: str, done: int, whole: int, note: str) -> Any:
     """One line: name, bar, share, note. Without a whole the bar only moves."""
     from rich.progress_bar import ProgressBar

@@ -32,6 +32,7 @@ from helpers.errors import TrackbedError
 
 FORMAT = 2  # the newest that is known
 PLAIN = 1  # what earlier versions know too: a backup without a workspace
+ENCRYPTED = 3  # what a manifest says outside that is encrypted; the one inside has a format of its own
 CHUNK = 8 * 2**20
 MANIFEST = 16384
 TRAILER = 512 + MANIFEST + 1024  # header, padded content, end of the tar
@@ -318,7 +319,9 @@ def check_facts(path: Path | str, manifest: dict[str, Any], further: dict[str, t
 
 
 def check_format(path: Path | str, manifest: dict[str, Any]) -> None:
-    """Raises TrackbedError for a format that only a newer Trackbed knows."""
+    """Raises TrackbedError for a format that only a newer Trackbed knows, and for one that is encrypted."""
+    if manifest.get("format") == ENCRYPTED and "encrypted" in manifest:
+        raise TrackbedError(f"{path} is encrypted, and the key of its place is missing", HINT)
     if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
         raise Newer(
             f"{path} was made by a newer Trackbed (format {manifest['format']}, known: {FORMAT})",

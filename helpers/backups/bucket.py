@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from helpers.backups.storage import Blob, Missing, Unreadable, scratch
+from helpers.backups.storage import Blob, ByContent, Missing, Unreadable, scratch
 from helpers.errors import TrackbedError
 
 URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(?P<prefix>[^\x00-\x1f]*))?")
@@ -41,7 +41,7 @@ class Changed(TrackbedError):
     """A blob has another content than it had."""
 
 
-class Bucket:
+class Bucket(ByContent):
     """Blobs as objects of an S3 bucket, below a prefix."""
 
     move_seconds = STALLED + ATTEMPTS * 90 + 240  # the deletion with its repetitions, and some for the store itself
@@ -165,7 +165,7 @@ class Bucket:
 
         return self._ask(get)
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes | bytearray) -> None:
         self._ask(lambda: self._client.put_object(Bucket=self.bucket, Key=self.root + path, Body=content))
 
     def holds(self, path: str, size: int) -> bool:

@@ -22,12 +22,15 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from helpers.backups import (
     archive,
     damage,
+    encrypted,
+    last_seen,
     locations,
     repository,
     repository_writer,
     scrub,
     workspace,
 )
+from helpers.backups.encrypted import Encrypted
 from helpers.backups.repository import Snapshot
 from helpers.backups.storage import BlobStore
 from helpers.data import artifacts, database
@@ -310,10 +313,11 @@ def stored(manifest: dict[str, Any]) -> str:
 @dataclass(frozen=True)
 class Health:
     """What a backup says of the workspace and of the repository it went into: lines, and whether it lacks the workspace
-    or earlier backups are damaged for good."""
+    or earlier backups are damaged for good; ``gone``: what this machine made and the place has no more."""
 
     lines: tuple[str, ...] = ()
     damaged: bool = False
+    gone: str = ""
 
 
 def health(store: BlobStore, added: Added) -> Health:
@@ -346,14 +350,27 @@ def create(
     what is to be said of the repository."""
     from helpers import lifecycle, status  # late: a scheduled backup in a cluster has neither
 
-    if with_secrets and to.startswith("s3:"):
-        raise SettingError("--with-secrets: secrets are not put into a bucket in plain text; back them up into a file.")
-    files = project.settings.backup_workspace
+    files, folder = project.settings.backup_workspace, project.settings.folder
     goal = locations.target(project.settings, to)
+    if with_secrets and to.startswith("s3:") and not isinstance(goal, Encrypted):
+        raise SettingError(
+            "--with-secrets: secrets are not put into a bucket in plain text; back them up into a file, or encrypt the "
+            "bucket's backups with BACKUP_PASSPHRASE."
+        )
     with lifecycle.changing(project, notice):
         engine = status.running(project)
         if isinstance(goal, Path):
             manifest, kept = make(project, engine, goal, progress, with_secrets, files)
-            return str(goal), manifest, Health(tuple(kept.lines), bool(kept.problem))
+            return str(goal), manifest, Health((*_plain_file(project.settings), *kept.lines), bool(kept.problem))
+        gone, first = last_seen.missing(folder, goal), encrypted.lines(goal)
         added = add(project, engine, goal, progress, with_secrets, with_workspace=files)
-        return str(Snapshot(goal, added.name)), added.manifest, health(goal, added)
+        last_seen.remember(folder, goal, added.name)
+        state = health(goal, added)
+        lines = (*first, *state.lines, *([f"warning: {gone}"] if gone else []))
+        return str(Snapshot(goal, added.name)), added.manifest, Health(lines, state.damaged, gone)
+
+
+def _plain_file(settings: Settings) -> list[str]:
+    if not settings.backup_passphrase:
+        return []
+    return ["the file is not encrypted: BACKUP_PASSPHRASE encrypts backups in a folder (--to=FOLDER/) or in a bucket"]

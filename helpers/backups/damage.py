@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +30,8 @@ from helpers.plurals import counted
 NAMED = 20  # artifacts of a backup that a report names; all of them are in the list that --skip-damaged writes
 _KNOWN = re.compile(
     r"(pieces/[0-9a-f]{2}/[0-9a-f]{64}|copies/[0-9a-f]{64}|(backups|copies)/trackbed-[a-z0-9_-]+"
-    r"-[0-9]{8}T[0-9]{6}Z\.json|incoming/.+|checked\.json|running/.+|trash/.+)"
+    r"-[0-9]{8}T[0-9]{6}Z\.json|incoming/.+|checked\.json|running/.+|trash/.+"
+    r"|(copies/)?keys/[0-9a-f]{32}\.json)"
 )
 _RUN = re.compile(r"([^/]+)/([0-9a-f]{32}|m-[0-9a-f]{32}|tr-[0-9a-f]{32})/artifacts/(.+)", re.DOTALL)
 
@@ -208,7 +208,7 @@ def _read_verified(store: BlobStore, path: str, digest: str) -> bytes:
         content = store.read(path, PIECE)
     except (Missing, Unreadable):
         return b""
-    return content if hashlib.sha256(content).hexdigest() == digest else b""
+    return content if store.digest(content) == digest else b""
 
 
 def report(store: BlobStore, result: DamageReport) -> list[str]:

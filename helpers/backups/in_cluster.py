@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from helpers.backups import create, prune, repository
+from helpers.backups import create, encrypted, prune, repository
 from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
 from helpers.backups.retention import Policy
@@ -197,8 +197,10 @@ def main() -> int:
         os.environ["AWS_CA_BUNDLE"] = str(GIVEN / CERTIFICATES)
     now = time.time()
     try:
-        result = run(plan, os.environ, Bucket(plan["schedule"]["place"], Access(**plan["access"])), now)
-    except TrackbedError as error:  # the place itself does not answer
+        bucket = Bucket(plan["schedule"]["place"], Access(**plan["access"]))
+        store = encrypted.opened(bucket, plan["passphrase"], make=True)
+        result = run(plan, os.environ, store, now)
+    except TrackbedError as error:  # the place itself does not answer, or not to this passphrase
         _log(error.message)
         result = Result("failed", now, error.message)
     MESSAGE.write_text(told(result))

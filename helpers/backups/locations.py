@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from helpers import safe_files, service_accounts
-from helpers.backups import archive, repository
+from helpers.backups import archive, encrypted, repository
 from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
 from helpers.backups.storage import BlobStore, Folder
@@ -29,9 +29,12 @@ def archive_path(settings: Settings, why: str = "") -> Path:
 
 
 def target(settings: Settings, to: str) -> Path | BlobStore:
-    """A file to write, or the repository that ``to`` names. "": a file in the state folder's backups."""
+    """A file to write, or the repository that ``to`` names, with a key of its own where it is to be encrypted.
+
+    "": a file in the state folder's backups.
+    """
     if to.startswith("s3:"):
-        return bucket(settings, to)
+        return encrypted.opened(bucket(settings, to), settings.backup_passphrase, make=True)
     if not to:
         return archive_path(settings)
     path = Path(to).expanduser().absolute()
@@ -40,7 +43,7 @@ def target(settings: Settings, to: str) -> Path | BlobStore:
             f"{theirs} is a service's own: it could lead root's backup elsewhere", "name a folder outside the workspace"
         )
     if to.endswith("/") or path.is_dir():
-        return Folder(path)
+        return encrypted.opened(Folder(path), settings.backup_passphrase, make=True)
     if path.exists():
         raise TrackbedError(f"{path} exists already", "choose another name, or a folder")
     if not path.parent.is_dir():
@@ -48,15 +51,22 @@ def target(settings: Settings, to: str) -> Path | BlobStore:
     return path
 
 
+def repository_at(settings: Settings, text: str) -> BlobStore:
+    """The folder or bucket that ``text`` names, as it is there: not opened with the passphrase."""
+    if text.startswith("s3:"):
+        return bucket(settings, text.rstrip("/"))
+    return Folder(Path(text).expanduser().absolute())
+
+
 def source(settings: Settings, text: str) -> Source:
     """The backup that ``text`` names: a file; a repository (its newest backup); REPOSITORY/NAME."""
     if text.startswith("s3:"):
-        result = _snapshot(text.rstrip("/"), lambda url: bucket(settings, url), settings.project)
+        result = _snapshot(settings, text.rstrip("/"), lambda url: bucket(settings, url))
     else:
         path = Path(text).expanduser().absolute()
         if path.is_file() and path.suffix != ".json":
             return path
-        result = _snapshot(str(path), lambda path: Folder(Path(path)), settings.project)
+        result = _snapshot(settings, str(path), lambda path: Folder(Path(path)))
         if result is None and path.is_file():
             return path
     if result is None:
@@ -72,7 +82,7 @@ def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, lis
     "": the files in the state folder's backups.
     """
     path = Path(text).expanduser().absolute() if text else settings.folder / "backups"
-    store: BlobStore = bucket(settings, text.rstrip("/")) if text.startswith("s3:") else Folder(path)
+    store = _opened(settings, repository_at(settings, text or str(path)))
     if names := repository.names(store):
         return store, names
     if not text.startswith("s3:") and path.is_dir() and (files := sorted(path.glob("*.tar"))):
@@ -86,14 +96,18 @@ def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, lis
     return [result] if isinstance(result, Path) else (result.store, [result.name])
 
 
-def _snapshot(text: str, make: Any, project: str) -> Snapshot | None:
+def _opened(settings: Settings, store: BlobStore) -> BlobStore:
+    return encrypted.opened(store, settings.backup_passphrase)
+
+
+def _snapshot(settings: Settings, text: str, make: Callable[[str], BlobStore]) -> Snapshot | None:
     above, _, last = text.rpartition("/")
     chosen = last.removesuffix(".json")
     if repository.is_name(chosen):
-        store = make(above.removesuffix("/backups"))
+        store = _opened(settings, make(above.removesuffix("/backups")))
         return Snapshot(store, chosen) if chosen in repository.names(store) else None
-    store = make(text)
-    return newest(store, project)
+    store = _opened(settings, make(text))
+    return newest(store, settings.project)
 
 
 def newest(store: BlobStore, project: str) -> Snapshot | None:

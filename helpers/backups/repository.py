@@ -350,7 +350,7 @@ def fetch(store: BlobStore, path: str, digest: str, size: int) -> bytes:
         raise Harmed(f"cannot be read ({error.message})") from None
     if len(content) != size:
         raise Harmed("is damaged: its size differs")
-    if hashlib.sha256(content).hexdigest() != digest:
+    if store.digest(content) != digest:
         raise Harmed("is damaged: its content differs")
     return content
 

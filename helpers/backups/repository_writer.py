@@ -208,7 +208,7 @@ class Writer:
                 if size is None:
                     break
                 raise TrackbedError(f"{name} ended {size - total} bytes early", "run the same command again")
-            digest = hashlib.sha256(content).hexdigest()
+            digest = self._blobs.digest(content)
             whole.update(content)
             total += len(content)
             pieces.append(digest)

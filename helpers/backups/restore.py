@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from helpers import invocations, lifecycle, second_project, status
-from helpers.backups import create, damage, disk_space, locations, salvage, switchover, unpack, workspace
+from helpers.backups import create, damage, disk_space, last_seen, locations, salvage, switchover, unpack, workspace
+from helpers.backups.repository import Snapshot
 from helpers.backups.salvage import Restorable
 from helpers.data import artifacts, database, workspace_files
 from helpers.data.workspace_files import Staged
@@ -68,6 +69,8 @@ def restore(
     Gives the project that has it now. Raises TrackbedError, and then the project is as it was.
     """
     source = locations.source(project.settings, text)
+    if isinstance(source, Snapshot) and (gone := last_seen.missing(project.settings.folder, source.store)):
+        notice(f"warning: {gone}")
     target = second_project.project(project, into) if into else project
     disk_space.check_manifest(
         select.current(target), locations.manifest(source)

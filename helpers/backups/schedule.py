@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import start_page, status, timers
-from helpers.backups import create, locations, manage, running
+from helpers.backups import create, encrypted, locations, manage, running
 from helpers.backups.retention import Policy
 from helpers.engines import select
 from helpers.engines.base import Engine, ProgressReporter
@@ -35,7 +35,7 @@ def set_up(project: Project) -> tuple[str, ...]:
     if not settings.backup_every:
         raise SettingError("--every is missing: say how often, as in --every=6h; or write BACKUP_EVERY=6h into .env.")
     engine = status.running(project)
-    place = _place(settings, engine.runs_schedules)
+    place, first_time = _place(settings, engine.runs_schedules)
     runner = CLUSTER if engine.runs_schedules else _runner(settings)
     minute = int(hashlib.sha256(str(settings.folder).encode()).hexdigest(), 16) % 60  # not everybody at the full hour
     environment = shell_environment.unattended()
@@ -53,7 +53,7 @@ def set_up(project: Project) -> tuple[str, ...]:
         f"`invoke backup --with-workspace --to={place}` holds the notebook's files"
     )
     told = [without] if runner == CLUSTER and settings.backup_workspace else []
-    return (*lines, *told, *([f"backups: {first.line}"] if first else []))
+    return (*lines, *first_time, *told, *([f"backups: {first.line}"] if first else []))
 
 
 @contextmanager
@@ -113,18 +113,19 @@ def remove(project: Project) -> tuple[str, ...]:
     return removed
 
 
-def _place(settings: Settings, in_bucket: bool) -> str:
-    """Where to, as any later shell understands it. Raises TrackbedError where that is no repository, or not there."""
+def _place(settings: Settings, in_bucket: bool) -> tuple[str, list[str]]:
+    """Where to, as any later shell understands it, and what to tell of it.
+
+    Raises TrackbedError where that is no repository, or not there."""
     if not settings.backup_to:
         raise SettingError("--to is missing: name a folder or s3://BUCKET/PREFIX, or write BACKUP_TO into .env.")
-    if settings.backup_to.startswith("s3:"):
-        for key in ("BACKUP_S3_ENDPOINT", "BACKUP_S3_REGION", "BACKUP_S3_ACCESS_KEY", "BACKUP_S3_SECRET_KEY"):
-            if f"TRACKBED_{key}" in os.environ:
-                raise SettingError(
-                    f"{key} is in this shell's environment, which a schedule does not have: write it into .env "
-                    "(chmod 600)."
-                )
-    elif in_bucket:
+    of_bucket = settings.backup_to.startswith("s3:")
+    for key in ("BACKUP_PASSPHRASE", *([f"BACKUP_S3_{name}" for name in locations.ACCESS] if of_bucket else [])):
+        if f"TRACKBED_{key}" in os.environ:
+            raise SettingError(
+                f"{key} is in this shell's environment, which a schedule does not have: write it into .env (chmod 600)."
+            )
+    if in_bucket and not of_bucket:
         raise SettingError(
             f"--to={settings.backup_to}: a cluster makes backups into a bucket, and sees no folder of this machine.",
             "name s3://BUCKET/PREFIX",
@@ -135,7 +136,7 @@ def _place(settings: Settings, in_bucket: bool) -> str:
         raise SettingError(f"--to={settings.backup_to}: must be a folder or s3://BUCKET/PREFIX.")
     with running.Flag(store):  # it can be written to
         pass
-    return place
+    return place, encrypted.lines(store)
 
 
 def _runner(settings: Settings) -> str:
@@ -202,10 +203,10 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
     if not backup_schedule.is_current(folder, schedule):  # neither its policy nor its times are in force
         return Ran((*told, "the schedule was ended or made again meanwhile, so no old backup was forgotten"))
     good = Good(time.time(), backup, manifest["object_bytes"] + manifest["dump_bytes"])
-    problem = ""
-    if health.damaged:
+    problem = health.gone  # nothing is forgotten then, until somebody has looked
+    if not problem and health.damaged:
         problem = f"earlier backups are damaged; `invoke backup.verify {schedule.place}` names them"
-    elif schedule.keep:
+    if not problem and schedule.keep:
         policy = Policy(**{flag.removeprefix(backup_runs.KEEP): count for flag, count in schedule.keep.items()})
         try:
             manage.pruned(project, schedule.place, policy, False, False, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import sqlite3
@@ -46,13 +47,24 @@ class Blob(NamedTuple):
     modified: float
 
 
+class ByContent:
+    """A store whose pieces have the names that anybody can compute."""
+
+    def digest(self, content: bytes) -> str:
+        return hashlib.sha256(content).hexdigest()
+
+
 class BlobStore(Protocol):
     """Blobs by path. Safe to use from several threads, except ``begin`` and ``holds``.
 
     ``move_seconds``: so much later than the time of a blob that was moved it may still be found at its former path.
     """
 
-    move_seconds: float
+    @property
+    def move_seconds(self) -> float: ...
+
+    def digest(self, content: bytes) -> str:
+        """What a piece with this content is named by, 64 digits: its SHA-256, or a keyed one."""
 
     def begin(self) -> None:
         """Make it ready to be written to."""
@@ -60,7 +72,7 @@ class BlobStore(Protocol):
     def read(self, path: str, most: int) -> bytes:
         """A blob; one of more than ``most`` bytes is cut behind the first of these. Raises Missing, TrackbedError."""
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes | bytearray) -> None:
         """Store a blob; it is there whole or not at all, and lasts once ``sync`` has returned."""
 
     def holds(self, path: str, size: int) -> bool:
@@ -88,7 +100,7 @@ class BlobStore(Protocol):
         """Return when everything written lasts."""
 
 
-class Folder:
+class Folder(ByContent):
     """Blobs as files, 0600 in folders 0700."""
 
     move_seconds = 0.0
@@ -145,7 +157,7 @@ class Folder:
                 raise Missing(path) from None
             raise Unreadable(f"{self.path / path}: {error.strerror}", "is this a backup's folder?") from None
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes | bytearray) -> None:
         above, _, name = path.rpartition("/")
         target, part = self.path / path, secrets.token_hex(8)
         try:

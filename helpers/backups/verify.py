@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import lifecycle, status
-from helpers.backups import create, damage, locations, repository
+from helpers.backups import create, damage, last_seen, locations, repository
 from helpers.backups.repository import Snapshot
 from helpers.engines.base import ProgressReporter
 from helpers.errors import SettingError, TrackbedError
@@ -43,17 +43,24 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
     if repair:
         locations.target(project.settings, f"{store}/")  # refuses where root must not write
     result = damage.examine(store, names, meter.report, set(names) == set(repository.names(store)))
+    gone = last_seen.missing(project.settings.folder, store)
+    told = [f"warning: {gone}"] if gone else []
     if result.ok or not repair:
-        return Verified(tuple(damage.report(store, result)), result.ok, _summary(result), f"{store}", True)
+        return Verified(
+            (*damage.report(store, result), *told), result.ok and not gone, _summary(result), f"{store}", not result.ok
+        )
     lines = [f"repaired from its copy: {path}" for path in damage.repair(store, result)]
     if result.pieces:
         with lifecycle.changing(project, notice):
             engine, files = status.running(project), repository.has_workspace(store, names)
             added = create.add(project, engine, store, progress, lost=result.pieces, with_workspace=files)
+            last_seen.remember(project.settings.folder, store, added.name)
         lines += [f"made for it: {Snapshot(store, added.name)}", *create.health(store, added).lines]
         names = [*names, added.name]
     result = damage.examine(store, names, meter.report)
-    return Verified((*lines, *damage.report(store, result)), result.ok, _summary(result), f"{store}", False)
+    return Verified(
+        (*lines, *damage.report(store, result), *told), result.ok and not gone, _summary(result), f"{store}", False
+    )
 
 
 def _summary(report: damage.DamageReport) -> str:

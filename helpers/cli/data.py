@@ -10,6 +10,7 @@ from helpers import usage as disk_usage
 from helpers.backups import create, manage, schedule
 from helpers.backups import upgrade as upgrades
 from helpers.backups.move import move as move_project
+from helpers.backups.passphrase import change as change_backup_passphrase
 from helpers.backups.restore import restore as restore_backup
 from helpers.backups.retention import Policy
 from helpers.backups.verify import verify as verify_backups
@@ -41,7 +42,7 @@ def backup(given: Flags, with_secrets: bool) -> int:
         console.notice(
             "the backup holds this project's secrets in plain text; only you can read the file (0600): keep it so"
         )
-    return FAILED if health.damaged else 0
+    return FAILED if health.damaged or health.gone else 0
 
 
 def verify(given: Flags, place: str, repair: bool) -> int:
@@ -96,6 +97,21 @@ def prune(given: Flags, place: str, dry_run: bool, now: bool) -> None:
     )
     for line in result.lines:
         console.notice(line)
+
+
+def change_passphrase(given: Flags, place: str) -> None:
+    project = options.load(given)
+    changed = change_backup_passphrase(project, place or project.settings.backup_place, console.new_secret)
+    console.notice(f"{changed} opens with the new passphrase alone")
+    console.notice(
+        "write it into .env as BACKUP_PASSPHRASE, and keep it outside this machine too, in a password manager or on "
+        "paper: without it nobody can read these backups again"
+    )
+    console.notice("a schedule in a cluster gets it from the next `invoke up`")
+    console.notice(
+        "a copy of the files below keys/ from before still opens with the old one: where somebody may have both, begin "
+        "a new place"
+    )
 
 
 def schedule_backups(given: Flags, off: bool) -> int:

@@ -74,7 +74,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Every day": ("up", "down", "status", "logs", "open", "jupyter-url", "mlflow-url", "examples", "check"),
     "Problems and disk space": ("doctor", "usage", "gc"),
     "Data": (
-        *("backup", "backup.list", "backup.verify", "backup.prune", "backup.schedule"),
+        *("backup", "backup.list", "backup.verify", "backup.prune", "backup.schedule", "backup.passphrase"),
         *("restore", "import", "move", "upgrade"),
     ),
     "People and passwords": (
@@ -109,6 +109,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "backup.prune /mnt/backups/ --keep-last=7 --keep-daily=14 --keep-weekly=8",
         "backup.prune /mnt/backups/ --keep-last=7 --dry-run",
     ),
+    "backup.passphrase": ("backup.passphrase /mnt/backups/",),
     "backup.schedule": (
         "backup.schedule --every=6h --to=/mnt/backups/ --keep-last=7 --keep-daily=14",
         "backup.schedule",

@@ -94,6 +94,7 @@ INDEX = Kind("http:// or https:// and the address of a wheel index", parsers.ind
 REGION = matching(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "1 to 64 letters, digits, _ and -")
 ACCESS_KEY = optional(matching(r"[A-Za-z0-9_.~+=-]{3,128}", "3 to 128 letters, digits and any of _ . ~ + = -"), "")
 TOKEN = optional(matching(r"[A-Za-z0-9_-]{16,128}", "16 to 128 letters, digits, _ and -"), "")
+PASSPHRASE = matching(r"(?=.{12,512}\Z)[^\x00-\x1f\x7f]+", "12 to 512 characters in one line")
 USERNAME = optional(
     matching(r"[!-9;-z|~]{1,128}", "1 to 128 printable characters without spaces, colons and braces", "USER"), ""
 )

@@ -462,7 +462,7 @@ class Cluster(Services):
 def test_a_cluster_that_does_not_take_it_runs_the_earlier_one(lab: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(lab)
     monkeypatch.setattr(status, "running", lambda project: cluster)
-    monkeypatch.setattr(schedule, "_place", lambda settings, in_bucket: settings.backup_to)
+    monkeypatch.setattr(schedule, "_place", lambda settings, in_bucket: (settings.backup_to, []))
     cluster.broken = True
     with pytest.raises(TrackbedError, match="does not answer"):
         set_up(lab, "1d", "s3://bucket/x")

@@ -78,6 +78,7 @@ def test_table_and_fields_agree() -> None:
     assert sorted(f.name for f in fields(Settings)[: len(rows)]) == sorted(rows)
     assert {s.name for s in TABLE if s.secret} == {
         "S3_SECRET_KEY",
+        "BACKUP_PASSPHRASE",
         "BACKUP_S3_SECRET_KEY",
         "IMPORT_S3_SECRET_KEY",
         "POSTGRES_PASSWORD",

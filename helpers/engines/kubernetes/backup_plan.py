@@ -20,8 +20,8 @@ def code() -> bytes:
 
 
 def plan(deployment: KubernetesDeployment, images: Mapping[str, str]) -> dict[str, Any]:
-    """What a pod is told, the keys of the bucket among it. The active database and prefix it has from MLflow's own
-    ConfigMap."""
+    """What a pod is told, the keys of the bucket and the passphrase among it. The active database and prefix it has
+    from MLflow's own ConfigMap."""
     schedule, settings, state = deployment.scheduled, deployment.settings, deployment.project.state
     assert schedule is not None
     return {
@@ -34,6 +34,7 @@ def plan(deployment: KubernetesDeployment, images: Mapping[str, str]) -> dict[st
         "remembered": dict(state.remembered),
         "versions": {f"image {service}": reference for service, reference in images.items()},
         "environment": deployment.proxies,
+        "passphrase": settings.backup_passphrase,
         "access": {
             "endpoint": settings.backup_s3_endpoint,
             "region": settings.backup_s3_region,

@@ -95,6 +95,13 @@ class Backups:
         remembered=False,
         only=SERVER,
     )
+    backup_passphrase: str = setting(
+        "",
+        optional(kinds.PASSPHRASE, ""),
+        "Passphrase that encrypts backups in folders and buckets; without it nobody can read them again",
+        secret=True,
+        remembered=False,
+    )
     backup_s3_endpoint: str = setting(
         "",
         optional(kinds.ENDPOINT, ""),
