@@ -1,16 +1,19 @@
-"""A schedule of backups as cron runs it, with nothing of the shell that made it."""
+"""A schedule of encrypted backups as cron runs it, with nothing of the shell that made it."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from helpers.backups import repository
+from helpers.backups import encrypted, repository
+from helpers.backups.encrypted import Encrypted
 from helpers.backups.storage import Folder
 from helpers.project import backup_runs
 from tests.conftest import Clone
@@ -20,7 +23,19 @@ from tests.unit.test_backup_schedule import CRONTAB
 pytestmark = pytest.mark.transfer
 
 
-def test_a_schedule(own: dict[str, Clone], tmp_path: Path) -> None:
+@pytest.fixture
+def passphrase(own: dict[str, Clone]) -> Iterator[str]:
+    """In the project's `.env`, where a schedule finds it."""
+    env, phrase = own["embedded"].folder / ".env", secrets.token_urlsafe(16)
+    before = env.read_bytes() if env.exists() else b""
+    env.touch(0o600)
+    env.chmod(0o600)
+    env.write_bytes(before + f"\nBACKUP_PASSPHRASE={phrase}\n".encode())
+    yield phrase
+    env.write_bytes(before)
+
+
+def test_a_schedule(own: dict[str, Clone], passphrase: str, tmp_path: Path) -> None:
     clone, programs, repo = own["embedded"], tmp_path / "bin", tmp_path / "repo"
     programs.mkdir()
     # a crontab of the test's own, its daemon, and no systemd to ask
@@ -36,6 +51,7 @@ def test_a_schedule(own: dict[str, Clone], tmp_path: Path) -> None:
         finally:
             daemon.kill()
     assert done.returncode == 0, done.stderr
+    assert "without this passphrase nobody can read these backups again" in done.stderr
     line = (programs / "crontab.lines").read_text().strip()
 
     def hour() -> subprocess.CompletedProcess[str]:
@@ -52,6 +68,9 @@ def test_a_schedule(own: dict[str, Clone], tmp_path: Path) -> None:
     done = hour()
     assert done.returncode == 0, done.stderr
     (name,) = repository.names(Folder(repo))
+    assert isinstance(encrypted.opened(Folder(repo), passphrase), Encrypted)
+    written = [path for path in clone.project_folder.glob("*.json") if passphrase in path.read_text()]
+    assert not written and passphrase not in line + done.stdout + done.stderr
     assert hour().returncode == 0 and repository.names(Folder(repo)) == [name]  # not due
     seen = json.loads(clone.invoke("status", "--json", "--check", around=path).stdout)["backups"]
     assert name in seen["last_good"]["backup"] and seen["problem"] == ""

@@ -8,6 +8,7 @@ import json
 import random
 import re
 import secrets
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -102,6 +103,53 @@ def test_a_second_backup_moves_only_what_is_new(
         done = target.invoke("restore", text, "--yes", around=environment)
         assert done.returncode == 0, done.stderr
         assert everything(target) == expected
+
+
+def test_an_encrypted_place(own: dict[str, Clone], vault: Access, tmp_path: Path) -> None:
+    """In a folder and in a bucket: backup, verify, repair, prune, another passphrase, restore. Nobody else reads it."""
+    clone, chosen = own["embedded"], experiment(own["embedded"])
+    phrase, other = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
+    around = {**keys(vault), "TRACKBED_BACKUP_PASSPHRASE": phrase}
+    content = random.Random(3).randbytes(9_000_000)
+    log_run(clone, chosen, "encrypted", content)
+    places: dict[str, BlobStore] = {
+        f"{tmp_path}/repo": Folder(tmp_path / "repo"),
+        "s3://vault/encrypted": Bucket("s3://vault/encrypted", vault),
+    }
+    digest = hashlib.sha256(content[: repository.PIECE]).hexdigest()
+    for to, place in places.items():
+        for _ in range(2):
+            back_up(clone, f"{to}/", **around)
+        everywhere = [blob.path for blob in place.listed("")]
+        assert not [path for path in everywhere if digest in path]
+        assert not [path for path in everywhere if content[500:600] in place.read(path, 2**30)]
+        biggest = max(place.listed("pieces/"), key=lambda blob: blob.size).path
+        flip(place, biggest.rpartition("/")[2])
+        done = clone.invoke("backup.verify", to, around=around)
+        assert done.returncode == 1 and biggest in done.stdout, done.stderr
+        done = clone.invoke("backup.verify", to, "--repair", around=around)
+        assert done.returncode == 0, done.stderr
+        done = clone.invoke("backup.prune", to, "--keep-last=1", "--now", around=around)
+        assert done.returncode == 0 and len(repository.names(place)) == 1, done.stderr
+        for wrong, refusal in (("", "is encrypted"), (other, "another passphrase")):
+            done = clone.invoke("backup.list", to, around={**around, "TRACKBED_BACKUP_PASSPHRASE": wrong})
+            inspection.refused(done, 1, refusal, ".env")
+    expected, bucket = everything(clone), "s3://vault/encrypted"
+    done = subprocess.run(
+        [*clone.command, "backup.passphrase", bucket],
+        cwd=clone.folder,
+        env={**clone.environment, **around},
+        input=f"{other}\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0 and other not in done.stdout + done.stderr, done.stderr
+    log_run(clone, chosen, "later", b"x")
+    inspection.refused(clone.invoke("restore", bucket, "--yes", around=around), 1, "another passphrase", ".env")
+    done = clone.invoke("restore", bucket, "--yes", around={**around, "TRACKBED_BACKUP_PASSPHRASE": other})
+    assert done.returncode == 0 and everything(clone) == expected, done.stderr
 
 
 def test_a_damaged_repository_changes_nothing(pair: tuple[Clone, Clone], tmp_path: Path) -> None:
