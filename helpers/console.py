@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
+from helpers import topics
 from helpers.errors import TrackbedError
 
 EVERY = 3.0  # seconds between two words about one copy
@@ -185,6 +186,7 @@ def error(problem: TrackbedError) -> None:
     notice(problem.message.replace("\n", "\n       "))
     if problem.hint:
         notice(f"  -> {problem.hint}")
+        notice(f"  {topics.reference(topics.topic(problem))}")
 
 
 def confirm(question: str) -> bool:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from helpers import console, dry_run, gateway, invocations, kernels, lifecycle, status
+from helpers import console, dry_run, gateway, invocations, kernels, lifecycle, status, topics
 from helpers.backups import schedule
 from helpers.checks.check import run_check, verdict
 from helpers.checks.doctor import examine
@@ -157,4 +157,6 @@ def doctor(given: Flags) -> int:
     for finding in findings:
         if finding.fix and finding.level is not Level.OK:
             console.notice(f"{finding.check}: {finding.fix}")
+    if any(f.fix and f.level is not Level.OK for f in findings):
+        console.notice(topics.reference(topics.DOCTOR))
     return FAILED if any(f.level is Level.ERROR for f in findings) else 0

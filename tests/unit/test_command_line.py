@@ -100,7 +100,7 @@ def test_a_wrong_line_leads_on(
 ) -> None:
     assert read(monkeypatch, *line.split()) == 2
     reported = capsys.readouterr()
-    assert reported.out == "" and said in reported.err and len(reported.err.splitlines()) == 2, reported.err
+    assert reported.out == "" and said in reported.err and len(reported.err.splitlines()) == 3, reported.err
     assert "Argument" not in reported.err and "No idea" not in reported.err
 
 

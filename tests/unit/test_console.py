@@ -221,7 +221,7 @@ def test_a_task_that_is_named_can_be_typed_where_one_is(
 
     def said() -> str:
         console.error(TrackbedError("it is stopped", "`invoke down`, then `invoke up`"))
-        return capsys.readouterr().err.splitlines()[-1].strip()
+        return capsys.readouterr().err.splitlines()[-2].strip()  # the page is named below it
 
     invoke = tmp_path / "clone" / ".venv" / "bin" / "invoke"
     invoke.parent.mkdir(parents=True)
