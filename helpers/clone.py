@@ -13,14 +13,9 @@ SHELL_FILES = JUPYTER_FOLDER / "startup"
 
 
 def server_files() -> tuple[Path, ...]:
-    """The tracking server's own files: its program, the package that it runs, its page, MLflow's
-    empty schema, entry points."""
+    """The tracking server's own files: its program, the package that it runs with its data, entry points."""
     entry_points = sorted(MLFLOW_FOLDER.glob("trackbed_mlflow-*.dist-info/*"))
-    package = (
-        *sorted(SERVER_PACKAGE.rglob("*.py")),
-        *sorted(SERVER_PACKAGE.rglob("*.html")),
-        SERVER_PACKAGE / "schema.sql",
-    )
+    package = sorted(path for kind in ("py", "html", "js", "sql") for path in SERVER_PACKAGE.rglob(f"*.{kind}"))
     return (MLFLOW_FOLDER / "start.py", *package, *entry_points)
 
 

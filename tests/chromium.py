@@ -1,4 +1,4 @@
-"""Pages of a real browser, and what it was refused."""
+"""Pages of a real browser, what went wrong on them, and what they were refused."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ ARGUMENTS = (
     "--disable-dev-shm-usage",
 )
 SLOW = 60_000  # ms: a cold JupyterLab on a small machine
+# Chromium cancels requests that wait for a connection when an address of the machine comes or goes, also those to
+# 127.0.0.1: a container that starts beside the tests is enough.
+NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
+events: list[str] = []  # what went wrong on pages since the test began
 
 
 @contextmanager
@@ -39,10 +43,28 @@ def launched() -> Iterator[Browser]:
         browser.close()
 
 
+def recorded(context: BrowserContext) -> BrowserContext:
+    """Print errors of the context's pages, and answers and requests that failed: pytest shows them where a test fails."""
+
+    def add(line: str) -> None:
+        events.append(line)
+        print(f"chromium: {line}")
+
+    context.on("weberror", lambda error: add(f"uncaught {error.error}"))
+    context.on("console", lambda message: add(f"console: {message.text}") if message.type == "error" else None)
+    context.on("requestfailed", lambda request: add(f"{request.failure} {request.method} {request.url}"))
+    context.on(
+        "response",
+        lambda answer: add(f"{answer.status} {answer.request.method} {answer.url}") if answer.status >= 400 else None,
+    )
+    return context
+
+
 @contextmanager
 def none_refused(context: BrowserContext, statuses: Collection[int] = (403,)) -> Iterator[None]:
     """At the end no request may have had one of these statuses or a server error, and no page an error of its origin."""
     refused: list[str] = []
+    recorded(context)
     context.on(
         "response",
         lambda answer: (

@@ -19,9 +19,9 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.chromium import SLOW, choose, launched, none_refused
+from tests.chromium import SLOW, choose, launched, none_refused, recorded
 from tests.conftest import Clone
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -120,7 +120,7 @@ def test_the_stores_console_shows_the_bucket(browser: Browser, shot: Shot, deplo
     """
     keys = dict(line.split()[:2] for line in deployment.value("credentials").splitlines())
     asked: set[str] = set()
-    page = browser.new_context().new_page()
+    page = recorded(browser.new_context()).new_page()
     page.set_default_timeout(SLOW)
     page.on("request", lambda request: asked.add("/".join(request.url.split("/")[:3])))
     page.goto(f"{deployment.url('console')}/")
@@ -187,7 +187,8 @@ def test_a_first_visit_shows_runs_and_nothing_in_front_of_them(
         (own, "the-run", "experiment"),
         (f"{own}/runs/{run['run_id']}", "the-run", "run"),
     ):
-        context = browser.new_context(viewport={"width": 1400, "height": 900})  # each the first visit of a browser
+        # each the first visit of a browser
+        context = recorded(browser.new_context(viewport={"width": 1400, "height": 900}))
         first = context.new_page()
         first.goto(f"{mlflow_url}/{path}")
         expect(first.get_by_text(text, exact=True).first).to_be_visible(timeout=SLOW)
@@ -227,6 +228,35 @@ def experiment(mlflow_url: str) -> tuple[str, str, list[str]]:
     for path, content in (("a.txt", b"hello"), ("model/MLmodel", b"artifact_path: model\nflavors: {}\n")):
         DIRECT.open(Request(f"{artifacts}/{path}", content, method="PUT"), timeout=30).close()
     return number, name, runs
+
+
+def test_a_file_of_the_page_that_did_not_arrive_is_asked_for_again(
+    page: Page, mlflow_url: str, experiment: tuple[str, str, list[str]]
+) -> None:
+    """MLflow's page asks once, and shows an error in place of everything where a single file is missing."""
+    number, _, runs = experiment
+    address = f"{mlflow_url}/#/experiments/{number}/runs/{runs[0]}"
+    dropped: set[str] = set()
+
+    def drop_once(route: Route) -> None:
+        if route.request.url in dropped:
+            route.continue_()
+        else:
+            dropped.add(route.request.url)
+            route.abort("connectionreset")
+
+    files = re.compile(r"/static-files/static/\S+\.(js|css)$")
+    page.route(files, drop_once)
+    page.goto(address)
+    expect(page.get_by_text("one", exact=True).first).to_be_visible(timeout=SLOW)
+    for kind in (r"/main\.\w+\.js$", r"/main\.\w+\.css$", r"\.chunk\.js$", r"\.chunk\.css$"):
+        assert any(re.search(kind, url) for url in dropped), (kind, dropped)
+    page.unroute(files)
+
+    page.route(re.compile(r"\.chunk\.css$"), lambda route: route.abort("connectionreset"))  # not for ever
+    page.goto("about:blank")
+    page.goto(address)
+    expect(page.get_by_text("Something went wrong")).to_be_visible(timeout=SLOW)
 
 
 def test_the_download_button_gives_the_file_and_the_page_stays(

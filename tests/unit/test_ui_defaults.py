@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from trackbed_mlflow import ui_defaults
 
+from helpers import clone
+
 PAGE = (
     '<!doctype html><head><title>MLflow</title><script defer="defer" src="static-files/static/js/main.c2f5f8d4.js">'
     "</script></head><body></body>"
@@ -77,6 +79,14 @@ def test_the_script_names_each_key_and_writes_only_what_is_not_there() -> None:
     text = ui_defaults.script()[1].decode()
     assert json.dumps(ui_defaults.DEFAULTS) in text
     assert "getItem(key) === null" in text
+
+
+def test_the_script_asks_again_for_files_of_the_page_and_travels_with_the_server() -> None:
+    """tests/browser looks at what it does."""
+    retries = ui_defaults.RETRIES.read_text()
+    assert ui_defaults.script()[1].decode().startswith(retries) and "// static-files/" in retries
+    assert ui_defaults.script()[0].startswith("static-files/trackbed/")  # its own address tells where the files are
+    assert ui_defaults.RETRIES in clone.server_files()
 
 
 @pytest.mark.parametrize(

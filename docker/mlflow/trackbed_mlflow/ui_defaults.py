@@ -2,6 +2,7 @@
 
 MLflow 3.17 has no setting for these; its page reads them from the browser's own storage. A small script before the
 page's own writes what is not there yet, so whatever a person chose stays. Only the page itself is changed (`/`).
+The same script asks again for files of the page that did not arrive (ui_retries.js).
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ SCRIPT = """try {
     if (localStorage.getItem(key) === null) localStorage.setItem(key, JSON.stringify(value));
 } catch { /* a browser that stores nothing */ }
 """
+RETRIES = Path(__file__).with_name("ui_retries.js")
 BEFORE = '<script defer="defer" src="static-files/'  # the page's own script
 MAX_AGE = 2419200  # seconds, as of MLflow's own files; the name changes with the content
 
 
 def script() -> tuple[str, bytes]:
     """The script's address, relative to the page, and its text. A file of its own: a strict CSP lets it pass."""
-    text = (SCRIPT % json.dumps(DEFAULTS)).encode()
+    text = (RETRIES.read_text("utf-8") + SCRIPT % json.dumps(DEFAULTS)).encode()
     return f"static-files/trackbed/defaults.{hashlib.sha256(text).hexdigest()[:12]}.js", text
 
 
@@ -45,8 +47,8 @@ def install(flask: Any) -> None:
     """Serve both from MLflow's Flask application; a page of another build stays as it is."""
     from flask import Response, request  # type: ignore[import-not-found]
 
-    address, text = script()
     try:
+        address, text = script()
         page = with_script(Path(flask.static_folder, "index.html").read_text("utf-8"), address).encode()
         views = [rule.endpoint for rule in flask.url_map.iter_rules() if rule.rule == "/"]
         if len(views) != 1:
