@@ -277,6 +277,14 @@ def backup_schedule(context: Context, given: Flags, off: bool = False, if_due: b
     return data.backup_if_due(given) if if_due else data.schedule_backups(given, off)
 
 
+@task(name="last", help={"if_due": "Make it if its time has come; the timer runs it"})
+def backup_last(context: Context, given: Flags, if_due: bool = False) -> int:
+    """Make the last backup of a lease now, read it back, and name what came after it. `up` has it made in time."""
+    from helpers.cli import data
+
+    return data.last_backup(given, if_due)
+
+
 @task(
     positional=["source"],
     help={
@@ -421,7 +429,7 @@ namespace = Collection(
 for noun, verbs in {
     "users": (users_list, users_add, users_passwd, users_remove),
     "credentials": (credentials_show, credentials_rotate),
-    "backup": (backup, backup_list, backup_verify, backup_prune, backup_schedule, backup_passphrase),
+    "backup": (backup, backup_list, backup_verify, backup_prune, backup_schedule, backup_last, backup_passphrase),
 }.items():
     group = Collection(noun)
     for place, verb in enumerate(verbs):

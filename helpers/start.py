@@ -22,6 +22,7 @@ from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import Interrupted, ServiceFailed, SettingError, TrackbedError, WrongProject
 from helpers.gpu import node_types, verify
+from helpers.leases import lease
 from helpers.project import access, credentials, failed_start, remote_tracking, shell_environment
 from helpers.project.project import Project
 from helpers.services import MLFLOW, Notice, ProgressReporter, ServiceStatus, State
@@ -61,9 +62,21 @@ def check(project: Project, engine: Engine, adopt: bool = False) -> None:
             "Kubernetes.",
             "leave it out; `invoke up --state-dir=FOLDER` names the folder that holds the data",
         )
+    _check_lease(engine)
     if engine.deployment.notebook_only:
         remote_tracking.check_address(settings, engine.own_loopback)
         _check_no_server(engine)
+
+
+def _check_lease(engine: Engine) -> None:
+    """Refuse to ask this machine's cloud about another machine. Raises SettingError. A value from elsewhere than the
+    command line may be meant for other projects too: `status` and `doctor` say so."""
+    settings, where = engine.settings, status.elsewhere(engine)
+    if where and settings.lease_end == lease.AUTO and settings.origin("LEASE_END").startswith("--"):
+        raise SettingError(
+            f"--lease-end=auto asks the cloud of this machine, and the services run on {where}.",
+            "name the date, as in --lease-end=2026-11-28T18:00Z",
+        )
 
 
 def check_database(engine: Engine) -> None:

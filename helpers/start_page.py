@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from helpers import digests, gateway, services, urls
+from helpers import digests, gateway, services, status, urls
 from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
@@ -34,7 +34,7 @@ def document(project: Project, engine: Engine) -> dict[str, Any]:
     here, settings = engine.deployment, engine.settings
     token = project.credentials()[JUPYTER_TOKEN].encode()
     backups = backup_schedule.look(settings, None)
-    ends = lease.look(settings, not engine.host.remote)
+    ends = lease.look(settings, status.elsewhere(engine))
     result: dict[str, Any] = {
         "project": settings.project,
         "engine": engine.name,

@@ -164,6 +164,11 @@ def running(project: Project) -> Engine:
     return select.current(project)
 
 
+def elsewhere(engine: Engine) -> str:
+    """What holds the data where this machine does not, in words; "" where it does."""
+    return engine.host.name if engine.host.remote else "a cluster" if engine.in_cluster else ""
+
+
 def workspace(project: Project) -> str:
     """The notebook's folder, and the machine it is on where that is another one."""
     engine = select.current(project)

@@ -14,13 +14,12 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from helpers.backups import create, encrypted, prune, repository
+from helpers.backups import create, damage, encrypted, lead, prune
 from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
 from helpers.backups.retention import Policy
@@ -102,22 +101,6 @@ def _libpq(uri: str) -> dict[str, str]:
     }
 
 
-def newest(store: BlobStore, project: Any) -> tuple[float, Good] | None:
-    """When this project's newest backup was begun, and that; None where there is none."""
-    for name in sorted(repository.names(store, project.settings.project), key=repository.stamp, reverse=True):
-        snapshot = Snapshot(store, name)
-        try:
-            manifest = snapshot.manifest()
-            if manifest.get("project_id") != create.identity(project):
-                continue
-            begun = datetime.fromisoformat(manifest["made"]).timestamp()
-            size = int(manifest["object_bytes"]) + int(manifest["dump_bytes"])
-            return begun, Good(begun + float(manifest.get("seconds", 0)), str(snapshot), size)
-        except (TrackbedError, KeyError, TypeError, ValueError):
-            continue  # a damaged one is none
-    return None
-
-
 def run(plan: Mapping[str, Any], environ: Mapping[str, str], store: BlobStore, now: float) -> Result:
     """Back up if it is time, as `backup.schedule --if-due` does on a machine. Gives how it stands."""
     schedule = Schedule(**plan["schedule"])
@@ -133,19 +116,26 @@ def run(plan: Mapping[str, Any], environ: Mapping[str, str], store: BlobStore, n
         ),
     )
     engine: Any = Pod(plan["engine"], plan["store"], SimpleNamespace(**plan["settings"]), plan["versions"], _libpq(uri))
-    found = newest(store, project)
-    before = Result("done", found[0], "", found[1]) if found else Result()
-    if not due(schedule, before, now):
-        _log("no backup is due yet")
-        return before
+    found = lead.newest(store, project)
+    begun, last = lead.good(*found) if found else (0.0, None)
+    before = Result("done", begun, "", last) if last else Result()
+    end = float(plan.get("lease_end", 0.0))
     try:
-        return _back_up(schedule, project, engine, store, now)
+        at = lead.begins(end, project, engine, found, now)
+        if not at and not due(schedule, before, now):
+            _log("no backup is due yet")
+            return before
+        if at:
+            _log(f"the last backup of the lease begins in {at - now:.0f} seconds")
+            time.sleep(at - now)
+        return _back_up(schedule, project, engine, store, time.time() if at else now, last=bool(at))
     except TrackbedError as error:
         _log(error.message, *error.details)
         return Result("failed", now, error.message, before.good)
 
 
-def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, now: float) -> Result:
+def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, now: float, last: bool = False) -> Result:
+    """``last``: it is the last one of a lease, which is read back, and nothing is forgotten after it."""
     log = Log()
     # A restore drops the database that it has replaced before its objects, and this session with it: then a backup that
     # was being made is not one.
@@ -163,7 +153,11 @@ def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, no
         time.time(), str(Snapshot(store, added.name)), added.manifest["object_bytes"] + added.manifest["dump_bytes"]
     )
     problem = ""
-    if health.damaged:
+    if last and not damage.examine(store, [added.name], all_of_it=False).ok:
+        problem = f"the last backup of the lease is damaged; `invoke backup.verify {schedule.place}` names what"
+    elif last:
+        _log("the last backup of the lease was read back")
+    elif health.damaged:
         problem = f"earlier backups are damaged; `invoke backup.verify {schedule.place}` names them"
     elif schedule.keep and _is_current(schedule):
         policy = Policy(**{flag.removeprefix(KEEP): count for flag, count in schedule.keep.items()})

@@ -19,6 +19,7 @@ from helpers.backups.retention import Policy
 from helpers.engines import select
 from helpers.engines.base import Engine, ProgressReporter
 from helpers.errors import SettingError, TrackbedError
+from helpers.leases import last_backup
 from helpers.project import backup_runs, backup_schedule, shell_environment, state
 from helpers.project.backup_runs import CLUSTER, Good, Result, Schedule
 from helpers.project.project import Project
@@ -119,7 +120,12 @@ def _place(settings: Settings, in_bucket: bool) -> tuple[str, list[str]]:
     Raises TrackbedError where that is no repository, or not there."""
     if not settings.backup_to:
         raise SettingError("--to is missing: name a folder or s3://BUCKET/PREFIX, or write BACKUP_TO into .env.")
-    of_bucket = settings.backup_to.startswith("s3:")
+    return writable(settings, backup_schedule.place(settings), in_bucket)
+
+
+def writable(settings: Settings, place: str, in_bucket: bool) -> tuple[str, list[str]]:
+    """The place, where a timer can make backups into it, and what to tell of it. Raises TrackbedError."""
+    of_bucket = place.startswith("s3:")
     for key in ("BACKUP_PASSPHRASE", *([f"BACKUP_S3_{name}" for name in locations.ACCESS] if of_bucket else [])):
         if f"TRACKBED_{key}" in os.environ:
             raise SettingError(
@@ -127,13 +133,12 @@ def _place(settings: Settings, in_bucket: bool) -> tuple[str, list[str]]:
             )
     if in_bucket and not of_bucket:
         raise SettingError(
-            f"--to={settings.backup_to}: a cluster makes backups into a bucket, and sees no folder of this machine.",
+            f"--to={place}: a cluster makes backups into a bucket, and sees no folder of this machine.",
             "name s3://BUCKET/PREFIX",
         )
-    place = backup_schedule.place(settings)
     store = locations.target(settings, place)
     if isinstance(store, Path):  # never: the name ends with /
-        raise SettingError(f"--to={settings.backup_to}: must be a folder or s3://BUCKET/PREFIX.")
+        raise SettingError(f"--to={place}: must be a folder or s3://BUCKET/PREFIX.")
     with running.Flag(store):  # it can be written to
         pass
     return place, encrypted.lines(store)
@@ -188,6 +193,8 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
     before = backup_schedule.load_result(folder)
     if not backup_runs.due(schedule, before, now):
         return Ran(("no backup is due yet",))
+    if last_backup.goes_first(project.settings, now):
+        return Ran(("the last backup of the lease goes first",))
     if status.overview(status.running(project)).stopped:
         Result("skipped", now, "", before.good).save(folder)
         return Ran(("nothing runs, so nothing was backed up",))

@@ -22,6 +22,7 @@ from helpers.project import access, backup_schedule, mlflow_jobs, workspace_fold
 from helpers.project.project import OPEN, Project
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Port, ServiceStatus, State
 from helpers.settings import BY_NAME, Settings, relevance
+from helpers.status import elsewhere
 
 GIB = 1 << 30
 DISK_LEAST = GIB // 2
@@ -285,11 +286,12 @@ def examine(project: Project) -> list[Finding]:
     except TrackbedError as error:
         if not any(f.level is Level.ERROR for f in result):
             result.append(Finding(Level.ERROR, "engine", error.message, error.hint))
-        return [*result, _check_permissions(project), *backup_schedule.findings(settings)]
+        leases = lease.findings(settings, project.state.node)
+        return [*result, _check_permissions(project), *leases, *backup_schedule.findings(settings)]
     return [
         *result,
         *_check_engine(project, choice.engine),
-        *lease.findings(settings, not choice.engine.host.remote),
+        *lease.findings(settings, elsewhere(choice.engine)),
         *backup_schedule.findings(settings, choice.engine.scheduled_runs),
         *_check_address(settings, choice.engine),
     ]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from helpers import console, lifecycle, start_page, status
 from helpers import usage as disk_usage
-from helpers.backups import create, manage, schedule
+from helpers.backups import create, last, manage, schedule
 from helpers.backups import upgrade as upgrades
 from helpers.backups.move import move as move_project
 from helpers.backups.passphrase import change as change_backup_passphrase
 from helpers.backups.restore import restore as restore_backup
 from helpers.backups.retention import Policy
+from helpers.backups.schedule import Ran
 from helpers.backups.verify import verify as verify_backups
 from helpers.cli import options
 from helpers.cli.status import show_services
 from helpers.engines import select
 from helpers.errors import FAILED, TrackbedError
+from helpers.leases import last_backup as last_backups
+from helpers.leases.last_backup import Setup
 from helpers.project import backup_schedule
+from helpers.project.backup_runs import Schedule
 from helpers.project.project import Project
+from helpers.services import Notice, ProgressReporter
 from helpers.settings import flags
 from helpers.settings.declaration import EVERY
 from helpers.settings.flags import Flags
@@ -124,12 +131,14 @@ def schedule_backups(given: Flags, off: bool) -> int:
     if off:
         for line in schedule.remove(project) or ("there was no schedule",):
             console.notice(line)
+        for line in last.follow(project) if project.state.existed else ():
+            console.notice(line)
         start_page.refresh(project)
         if settings.backup_every:
             console.notice(f"`invoke up` makes it again: take out BACKUP_EVERY ({settings.origin('BACKUP_EVERY')})")
         return 0
     if words or backup_schedule.unfollowed(settings):
-        for line in schedule.set_up(project):
+        for line in (*schedule.set_up(project), *last.follow(project)):
             console.notice(line)
         plain = lifecycle.load({name: value for name, value in given.items() if name not in words})
         if other := backup_schedule.unfollowed(plain.settings):
@@ -147,11 +156,27 @@ def schedule_backups(given: Flags, off: bool) -> int:
 
 def backup_if_due(given: Flags) -> int:
     """What the timer runs each hour."""
-    if made := backup_schedule.load(lifecycle.load(given).settings.folder):
+    return _unattended(given, backup_schedule.load, schedule.run_if_due)
+
+
+def last_backup(given: Flags, if_due: bool) -> int:
+    """The last backup of a lease: now, or when a timer's look says so."""
+    return _unattended(
+        given, last_backups.load if if_due else lambda folder: None, last.run_if_due if if_due else last.run
+    )
+
+
+def _unattended(
+    given: Flags,
+    load: Callable[[Path], Schedule | Setup | None],
+    run: Callable[[Project, ProgressReporter, Notice], Ran],
+) -> int:
+    """What a timer runs, with what the shell that set it up had."""
+    if made := load(lifecycle.load(given).settings.folder):
         os.environ.update(made.environment)
     project = options.load(given)
     with console.Progress() as progress:
-        ran = schedule.run_if_due(project, progress, progress.notice)
+        ran = run(project, progress, progress.notice)
     for line in ran.lines:
         console.notice(line)
     return 0 if ran.ok else FAILED

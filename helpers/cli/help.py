@@ -74,7 +74,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Every day": ("up", "down", "status", "logs", "open", "jupyter-url", "mlflow-url", "examples", "check"),
     "Problems and disk space": ("doctor", "usage", "gc"),
     "Data": (
-        *("backup", "backup.list", "backup.verify", "backup.prune", "backup.schedule", "backup.passphrase"),
+        *("backup", "backup.list", "backup.verify", "backup.prune"),
+        *("backup.schedule", "backup.last", "backup.passphrase"),
         *("restore", "import", "move", "upgrade"),
     ),
     "People and passwords": (

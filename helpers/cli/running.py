@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from helpers import console, dry_run, gateway, invocations, kernels, lifecycle, status, topics
-from helpers.backups import schedule
+from helpers.backups import last, schedule
 from helpers.checks.check import run_check, verdict
 from helpers.checks.doctor import examine
 from helpers.cli import options
@@ -47,10 +47,11 @@ def up(given: Flags, start: Start, on_boot: str | bool | None) -> None:
     options.refuse(chosen is not None and start.dry_run, "--on-boot", "with --dry-run, which changes nothing")
     project = options.load(given)
     _up(project, start)
-    for line in () if start.dry_run else schedule.follow(project):
-        console.notice(line)
-    if not start.dry_run and (seen := lease.look(project.settings, not status.running(project).host.remote)):
-        show_finding(seen[0])
+    if not start.dry_run:
+        for line in (*schedule.follow(project), *last.follow(project)):
+            console.notice(line)
+        if seen := lease.look(project.settings, status.elsewhere(status.running(project))):
+            show_finding(seen[0])
     if chosen is not None:
         for line in lifecycle.start_at_boot(project, chosen == "true"):
             console.notice(line)
@@ -127,6 +128,7 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
             raise TrackbedError("nothing was stopped", "wait for them, or `invoke down --yes`")
     with console.Progress() as progress:
         stopped = lifecycle.down(project, progress, console.notice)
+        ended = last.remove(project)
         if delete_data and project.state.existed:
             for line in schedule.remove(project):
                 progress.notice(line)
@@ -136,6 +138,8 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
         console.notice("data are kept; `invoke up` goes on with them")
         if backup_schedule.exists(project.settings):
             console.notice("the schedule of backups pauses until then; `invoke backup.schedule --off` ends it")
+        if ended:
+            console.notice("no last backup of the lease is made until then")
 
 
 def check(given: Flags) -> int:

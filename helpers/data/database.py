@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING
 
 from helpers import commands, database_settings
@@ -23,6 +23,7 @@ NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", database_settings.USER)
 LONG = 24 * 3600.0
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+MOMENT = "SELECT extract(epoch FROM clock_timestamp()), pg_current_snapshot()"
 # of each row's text, in any order; the same on every version since 12. A cast to text could be somebody's function
 ROWS = (
     "SELECT '{name}', count(*), "
@@ -33,10 +34,12 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Contents:
-    """What a database holds: schema revision ("" none), and per table its rows and their checksum."""
+    """What a database holds: schema revision ("" none), and per table its rows and their checksum. ``moment``: of a
+    dump, seconds since the epoch and the transactions that it sees."""
 
     schema: str
     tables: dict[str, list[str]]
+    moment: tuple[float, str] = (0.0, "")
 
     @property
     def runs(self) -> int:
@@ -101,7 +104,8 @@ def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
     """The contents at one moment, and pg_dump's stream of the same moment."""
     with session(engine, database) as opened:
         snapshot = opened.ask("SELECT pg_export_snapshot()")[0]
-        result = opened.contents()
+        seconds, seen = opened.ask(MOMENT)[0].split()
+        result = replace(opened.contents(), moment=(float(seconds), seen))
         command = (
             "pg_dump",
             "-Fc",

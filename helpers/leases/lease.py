@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
-from helpers.leases import blazar, notices
+from helpers.leases import blazar, last_backup, notices, records
 from helpers.machine import existing
 from helpers.plurals import counted
 from helpers.project import backup_schedule
-from helpers.project.state import write_private
 from helpers.settings import BY_NAME, Settings
 
 FILE = "lease.json"
@@ -25,7 +22,10 @@ AUTO = "auto"
 AGE = 300.0  # seconds for which an answer of the cloud is good enough to be told
 DAY = 86400.0
 LATE = 3600.0  # seconds after its end for which a notice is the same one
-PLACE = "`invoke backup.schedule --every=1h --to=s3://BUCKET/PREFIX`, or to a folder that stays"
+PLACE = (
+    "`invoke backup.schedule --every=1h --to=s3://BUCKET/PREFIX`, or to a folder that stays, makes backups and a last "
+    "one before the end; with BACKUP_TO in .env, `invoke up` has the last one alone made"
+)
 
 
 @dataclass(frozen=True)
@@ -45,31 +45,25 @@ class Lease:
     asked: float = 0.0
 
 
-def current(settings: Settings, fresh: bool = False) -> Lease | None:
-    """None without LEASE_END. ``fresh``: the cloud is asked even if it was lately."""
+def current(settings: Settings, fresh: bool = False, elsewhere: str = "") -> Lease | None:
+    """None without LEASE_END. ``fresh``: the cloud is asked even if it was lately. ``elsewhere``: what holds the data
+    where this machine does not, in words."""
     text, now = settings.lease_end, time.time()
     if settings.tracking_uri:
         return None  # a notebook alone: the server that holds the data is elsewhere
     if text != AUTO:
         source = f"LEASE_END, {settings.origin('LEASE_END')}"
         return Lease(datetime.fromisoformat(text).timestamp(), source, asked=now) if text else None
-    before = _load(settings.folder / FILE)
+    if elsewhere:
+        return Lease(why=f"it asks the cloud of this machine, and the services run on {elsewhere}", asked=now)
+    before = records.load(settings.folder / FILE, Lease)
     if before and not fresh and 0 <= now - before.asked < AGE:
         return before
     lease = _asked(now, before or Lease())
     if settings.folder.is_dir():
         with suppress(TrackbedError):  # another account looks: it is told all the same
-            write_private(settings.folder / FILE, json.dumps(asdict(lease)).encode())
+            records.save(settings.folder / FILE, lease)
     return lease
-
-
-def _load(path: Path) -> Lease | None:
-    """None where there is none, or the file tells nothing."""
-    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        content = json.loads(path.read_bytes())
-        if all(type(content[one.name]) is type(getattr(Lease(), one.name)) for one in fields(Lease)):
-            return Lease(**content)
-    return None
 
 
 def _asked(now: float, before: Lease) -> Lease:
@@ -92,7 +86,9 @@ def _asked(now: float, before: Lease) -> Lease:
 
 
 def place(settings: Settings) -> str:
-    """Where the schedule backs up to; "" without one."""
+    """Where the last backup goes to: BACKUP_TO, or where the schedule backs up to; "" without either."""
+    if named := backup_schedule.place(settings):
+        return named
     with suppress(TrackbedError):
         if schedule := backup_schedule.load(settings.folder):
             return schedule.place
@@ -110,18 +106,21 @@ def goes_too(settings: Settings, where: str) -> bool:
         return False
 
 
-def look(settings: Settings, here: bool = True) -> tuple[Finding, dict[str, object]] | None:
-    """How the lease stands, in words and as data; None without LEASE_END. ``here``: this machine holds the data."""
-    lease = current(settings)
+def look(settings: Settings, elsewhere: str = "") -> tuple[Finding, dict[str, object]] | None:
+    """How the lease stands, in words and as data; None without LEASE_END. ``elsewhere``: as `current` takes it."""
+    lease = current(settings, elsewhere=elsewhere)
     if lease is None:
         return None
     now, where = time.time(), place(settings)
-    problem, fix = _problem(settings, lease, where, now, here)
+    last = last_backup.condition(settings, lease.end, bool(lease.announced), now)
+    problem, fix = _problem(settings, lease, where, now, elsewhere)
+    if not problem:
+        problem, fix = last.problem, last.fix
     left = lease.end - now
     soon = bool(lease.end) and left <= DAY
     level = Level.ERROR if problem and soon else Level.WARNING if problem or soon else Level.OK
     if soon and not problem:
-        fix = f"`invoke backup --to={shlex.quote(where)}` makes a last backup"
+        fix = "`invoke backup.last` makes the last backup now"
     data: dict[str, object] = {
         "end": iso(lease.end) if lease.end else None,
         "seconds_left": round(left) if lease.end else None,
@@ -129,17 +128,19 @@ def look(settings: Settings, here: bool = True) -> tuple[Finding, dict[str, obje
         "announced": bool(lease.announced),
         "place": where,
         "problem": problem,
+        "last_backup": last.data,
     }
-    return Finding(level, "lease", "; ".join(filter(None, (_words(lease, now), problem))), fix), data
+    words = (_words(lease, now), "" if lease.end and now >= lease.end and not last.made else last.line, problem)
+    return Finding(level, "lease", "; ".join(filter(None, words)), fix), data
 
 
-def findings(settings: Settings, here: bool = True) -> list[Finding]:
+def findings(settings: Settings, elsewhere: str = "") -> list[Finding]:
     """For `invoke doctor`; none without LEASE_END."""
-    seen = look(settings, here)
+    seen = look(settings, elsewhere)
     return [seen[0]] if seen else []
 
 
-def _problem(settings: Settings, lease: Lease, where: str, now: float, here: bool) -> tuple[str, str]:
+def _problem(settings: Settings, lease: Lease, where: str, now: float, elsewhere: str) -> tuple[str, str]:
     """What is wrong, and what to type."""
     row = BY_NAME["LEASE_END"]
     if not lease.end and not lease.short:
@@ -147,9 +148,10 @@ def _problem(settings: Settings, lease: Lease, where: str, now: float, here: boo
     if lease.end and now >= lease.end:
         return "that is over", f"name the new end: {row.given(example(now))}; or forget it: {row.forgetting}"
     if not where:
-        lost = "the runs, models, artifacts and secrets, and the notebook's files" if here else "the secrets and state"
-        return f"nothing is backed up by itself, so {lost} on this machine are lost then", PLACE
-    if here and goes_too(settings, where):
+        files = "" if elsewhere else ", and the notebook's files"
+        lost = f"the runs, models, artifacts{' and secrets' if not elsewhere else ''}{files}"
+        return f"nothing is backed up by itself, so {lost} on {elsewhere or 'this machine'} are lost then", PLACE
+    if not elsewhere and goes_too(settings, where):
         return f"the backups in {where} are on this machine's own disk, and are lost with it", PLACE
     return "", ""
 

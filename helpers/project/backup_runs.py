@@ -15,6 +15,8 @@ RESULT = "backup-result.json"
 KEEP = "--keep-"  # what the flags of a policy begin with
 CLUSTER = "cluster"  # the runner of a schedule that the engine itself runs
 HOUR = 3600.0
+LEAST = 900.0  # seconds before the end of a lease at which its last backup begins at the latest
+MARGIN = 1.5  # what it may take longer than it is expected to
 EARLY = 600.0  # seconds by which a look at the clock may come early, and counts
 
 

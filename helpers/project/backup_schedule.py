@@ -40,10 +40,10 @@ def nothing() -> Runs | None:
     return None
 
 
-def mark(settings: Settings) -> str:
+def mark(settings: Settings, what: str = "backup") -> str:
     """Names what runs the schedule of this project, among all of this machine."""
     digest = hashlib.sha256(str(settings.folder).encode()).hexdigest()[:8]
-    return f"trackbed-{settings.project}-backup-{digest}"
+    return f"trackbed-{settings.project}-{what}-{digest}"
 
 
 def load(folder: Path) -> Schedule | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +15,7 @@ from helpers.backups.encrypted import Encrypted
 from helpers.backups.storage import Folder
 from helpers.project import backup_runs
 from tests.conftest import Clone
-from tests.integration import inspection
-from tests.unit.test_backup_schedule import CRONTAB
+from tests.integration import crontabs, inspection
 
 pytestmark = pytest.mark.transfer
 
@@ -36,34 +33,16 @@ def passphrase(own: dict[str, Clone]) -> Iterator[str]:
 
 
 def test_a_schedule(own: dict[str, Clone], passphrase: str, tmp_path: Path) -> None:
-    clone, programs, repo = own["embedded"], tmp_path / "bin", tmp_path / "repo"
-    programs.mkdir()
-    # a crontab of the test's own, its daemon, and no systemd to ask
-    for name, text in {"crontab": CRONTAB, "systemctl": "#!/bin/sh\nexit 1\n"}.items():
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    shutil.copy(shutil.which("sleep") or "/bin/sleep", programs / "cron")
-    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    clone, repo = own["embedded"], tmp_path / "repo"
     make = ("backup.schedule", "--every=1h", f"--to={repo}", "--keep-last=1")
-    with subprocess.Popen([programs / "cron", "600"], stdin=subprocess.DEVNULL) as daemon:
-        try:
-            done = clone.invoke(*make, around=path)
-        finally:
-            daemon.kill()
+    with crontabs.standing(tmp_path) as crontab:
+        done = clone.invoke(*make, around=crontab.around)
     assert done.returncode == 0, done.stderr
     assert "without this passphrase nobody can read these backups again" in done.stderr
-    line = (programs / "crontab.lines").read_text().strip()
+    line, path = crontab.line, crontab.around
 
     def hour() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["sh", "-c", line.split(" ", 5)[5].replace("\\%", "%").replace(">/dev/null 2>&1", "")],
-            env={"PATH": "/usr/bin:/bin"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        return crontabs.run(line)
 
     done = hour()
     assert done.returncode == 0, done.stderr
@@ -89,5 +68,5 @@ def test_a_schedule(own: dict[str, Clone], passphrase: str, tmp_path: Path) -> N
     assert hour().returncode == 0 and len(repository.names(Folder(repo))) == 1  # the first one was forgotten
     assert repository.names(Folder(repo)) != [name]
     done = clone.invoke("backup.schedule", "--off", around=path)
-    assert done.returncode == 0 and not (programs / "crontab.lines").read_text()
+    assert done.returncode == 0 and not crontab.text
     assert clone.invoke("status", "--check", around=path).returncode == 0

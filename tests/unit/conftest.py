@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
 
 from helpers.engines.docker import availability
+from tests.unit.metadata_service import Serve, serving
 
 # a loaded machine is no defect: the examples are bounded by their number
 settings.register_profile("unhurried", deadline=None)
@@ -25,3 +28,10 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(availability, "DEFAULT_SOCKET", "/nonexistent/docker.sock")
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts stand-ins of small HTTP services."""
+    with serving() as start:
+        yield start

@@ -2,68 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from helpers import cloud_metadata
+from tests.unit import metadata_service
+from tests.unit.metadata_service import Cloud, Reply, Serve, pages
 
-Reply = tuple[int, str]
-Cloud = Callable[[str, str, dict[str, str]], Reply]
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Cloud], tuple[str, int]]]:
-    servers = []
-
-    def start(cloud: Cloud) -> tuple[str, int]:
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                status, text = cloud(self.command, self.path, {k.lower(): v for k, v in self.headers.items()})
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                with contextlib.suppress(OSError):  # whoever has read enough goes
-                    self.wfile.write(text.encode())
-
-            do_GET = do_PUT = answer
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return "127.0.0.1", server.server_address[1]
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+ADDRESS = "/latest/meta-data/public-ipv4"
+google = metadata_service.google({cloud_metadata.GOOGLE: "203.0.113.9"})
 
 
 def openstack(address: str) -> Cloud:
-    return lambda method, path, headers: (200, address) if path == "/latest/meta-data/public-ipv4" else (404, "")
+    return pages({ADDRESS: address})
 
 
 def aws(address: str) -> Cloud:
-    def answer(method: str, path: str, headers: dict[str, str]) -> Reply:
-        if method == "PUT" and path == "/latest/api/token":
-            return (200, "TOKEN==") if "x-aws-ec2-metadata-token-ttl-seconds" in headers else (400, "")
-        if headers.get("x-aws-ec2-metadata-token") != "TOKEN==":
-            return 401, "Unauthorized"
-        return (200, address) if path == "/latest/meta-data/public-ipv4" and address else (404, "Not Found")
-
-    return answer
-
-
-def google(method: str, path: str, headers: dict[str, str]) -> Reply:
-    right = headers.get("metadata-flavor") == "Google" and headers.get("host") == "metadata.google.internal"
-    return (200, "203.0.113.9") if path == cloud_metadata.GOOGLE and right else (403 if not right else 404, "no")
+    return metadata_service.aws({ADDRESS: address} if address else {})
 
 
 def azure(method: str, path: str, headers: dict[str, str]) -> Reply:
@@ -80,7 +36,7 @@ def azure(method: str, path: str, headers: dict[str, str]) -> Reply:
         (azure, "203.0.113.8", "Azure"),
     ],
 )
-def test_clouds(serve: Callable[[Cloud], tuple[str, int]], cloud: Cloud, address: str, name: str) -> None:
+def test_clouds(serve: Serve, cloud: Cloud, address: str, name: str) -> None:
     result = cloud_metadata.public_address(serve(cloud))
     assert result.address == address and result.cloud.startswith(name)
 
@@ -99,7 +55,7 @@ def test_clouds(serve: Callable[[Cloud], tuple[str, int]], cloud: Cloud, address
         (lambda m, p, h: (500, "x"), "HTTP 500"),
     ],
 )
-def test_no_address(serve: Callable[[Cloud], tuple[str, int]], cloud: Cloud, words: str) -> None:
+def test_no_address(serve: Serve, cloud: Cloud, words: str) -> None:
     result = cloud_metadata.public_address(serve(cloud))
     assert result.address == "" and words in result.why
 
@@ -108,15 +64,13 @@ def test_nobody_there() -> None:
     assert "no metadata service" in cloud_metadata.public_address(("127.0.0.1", 1)).why
 
 
-def test_a_proxy_is_not_asked(serve: Callable[[Cloud], tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_not_asked(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert cloud_metadata.public_address(serve(openstack("203.0.113.7"))).address == "203.0.113.7"
 
 
-def test_a_hanging_service_is_given_up(
-    serve: Callable[[Cloud], tuple[str, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_service_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_metadata, "READ", 0.2)
 
     def slow(method: str, path: str, headers: dict[str, str]) -> Reply:

@@ -3,56 +3,25 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from helpers import timers
 from helpers.errors import SettingError
 from helpers.findings import Level
-from helpers.leases import blazar, lease, notices
+from helpers.leases import blazar, last_backup, lease, notices
 from helpers.leases.notices import CloudNotice
+from helpers.project.backup_runs import LEAST
 from tests.unit.fakes import project
+from tests.unit.metadata_service import Serve, aws, google, pages
 
 SERVER = "0123abcd-0123-0123-0123-0123456789ab"
 END = "2026-11-28T18:00:00Z"
 SECONDS = datetime(2026, 11, 28, 18, tzinfo=UTC).timestamp()
 Pages = dict[str, str]
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Pages], tuple[str, int]]]:
-    """Starts a server with these pages; the others are 404."""
-    servers = []
-
-    def start(pages: Pages) -> tuple[str, int]:
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                text = pages.get(self.path)
-                self.send_response(404 if text is None else 200)
-                self.send_header("Content-Length", str(len(text or "")))
-                self.send_header("X-Subject-Token", "a-token")
-                self.end_headers()
-                self.wfile.write((text or "").encode())
-
-            do_GET = do_PUT = do_POST = answer
-
-            def log_message(self, *args: object) -> None: ...
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return "127.0.0.1", server.server_address[1]
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 OPENSTACK = "/openstack/latest/"
@@ -61,7 +30,7 @@ AWS = "/latest/meta-data/"
 
 
 @pytest.mark.parametrize(
-    ("pages", "end", "announced", "short"),
+    ("texts", "end", "announced", "short"),
     [
         (
             {f"{OPENSTACK}meta_data.json": json.dumps({"uuid": SERVER, "meta": {"lease_end": END}})},
@@ -101,10 +70,9 @@ AWS = "/latest/meta-data/"
         ({f"{AWS}instance-life-cycle": "spot", f"{AWS}spot/instance-action": "<html>"}, 0, False, True),
     ],
 )
-def test_clouds(
-    serve: Callable[[Pages], tuple[str, int]], pages: Pages, end: float, announced: bool, short: bool
-) -> None:
-    told = notices.ask(1000.0, serve(pages))
+def test_clouds(serve: Serve, texts: Pages, end: float, announced: bool, short: bool) -> None:
+    cloud = google if f"{GOOGLE}preempted" in texts else aws if f"{AWS}instance-life-cycle" in texts else pages
+    told = notices.ask(1000.0, serve(cloud(texts)))
     assert (told.end, told.announced, told.short) == (end, announced, short)
     assert bool(told.source) == bool(end) and bool(told.why) != bool(end)
 
@@ -131,14 +99,14 @@ def leased(name: str, end: str) -> dict[str, object]:
     return {"name": name, "status": "ACTIVE", "reservations": held, **dates}
 
 
-def credentials(serve: Callable[[Pages], tuple[str, int]], pages: Pages) -> dict[str, str]:
-    host, port = serve(pages)
-    pages["/v3/auth/tokens"] = pages["/v3/auth/tokens"].replace("PORT", str(port))
+def credentials(serve: Serve, texts: Pages) -> dict[str, str]:
+    host, port = serve(pages(texts))
+    texts["/v3/auth/tokens"] = texts["/v3/auth/tokens"].replace("PORT", str(port))
     words = {"OS_APPLICATION_CREDENTIAL_ID": "1", "OS_APPLICATION_CREDENTIAL_SECRET": "word"}
     return {"OS_AUTH_URL": f"http://{host}:{port}/v3", "no_proxy": "*", **words}
 
 
-def test_blazar(serve: Callable[[Pages], tuple[str, int]]) -> None:
+def test_blazar(serve: Serve) -> None:
     two = [leased("a", "2026-11-29T10:00:00.000000"), leased("b", "2026-11-28T18:00:00.000000")]
     now = SECONDS - 3600
     environ = credentials(serve, blazar_pages(two, "r-b"))
@@ -168,9 +136,19 @@ def test_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: flo
     finding, data = lease.look(lab.settings) or pytest.fail()
     assert finding.level is level and words in finding.detail and "invoke" in finding.fix
     assert data["seconds_left"] == left and data["end"] == "2026-11-28T18:00:00+00:00"
+    assert left < 0 or "nothing is backed up by itself" in finding.detail
     monkeypatch.setattr(lease, "place", lambda settings: "s3://bucket/lab")
+    finding, _ = lease.look(lab.settings) or pytest.fail()
+    assert finding.level is level and (left < 0 or "no last backup is set up" in finding.detail)
+    lab.settings.folder.mkdir(parents=True)
+    last_backup.save(lab.settings.folder, last_backup.Setup("s3://bucket/lab", "cron"))
+    monkeypatch.setattr(timers, "installed", lambda name, runner: True)
     expected = {3 * lease.DAY: Level.OK, 7200: Level.WARNING, -60: Level.ERROR}
-    assert (lease.look(lab.settings) or pytest.fail())[0].level is expected[left]
+    finding, data = lease.look(lab.settings) or pytest.fail()
+    assert finding.level is expected[left] and (
+        left < 0 or "its last backup to s3://bucket/lab begins" in finding.detail
+    )
+    assert data["last_backup"]["begins"] == SECONDS - LEAST  # type: ignore[index]
     assert lease.goes_too(lab.settings, f"{tmp_path}/backups/")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from helpers.backups import create, in_cluster, prune, repository_writer
+from helpers.backups import create, in_cluster, lead, prune, repository_writer
 from helpers.backups.storage import Folder
 from helpers.data import database
 from helpers.engines.kubernetes import kustomization, scheduled_backups
@@ -133,9 +133,7 @@ def test_an_earlier_backup_that_is_damaged_is_none(tmp_path: Path, held: list[st
     store = Folder(tmp_path / "repo")
     write(store, {})
     assert (
-        in_cluster.newest(
-            store, SimpleNamespace(settings=SimpleNamespace(project="p"), state=SimpleNamespace(instance="x"))
-        )
+        lead.newest(store, SimpleNamespace(settings=SimpleNamespace(project="p"), state=SimpleNamespace(instance="x")))
         is None
     )
 

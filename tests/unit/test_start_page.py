@@ -117,7 +117,7 @@ def test_backups_and_the_lease_as_status_tells_them(tmp_path: Path) -> None:
     Schedule(3600.0, "s3://b/p", time.time(), "cron", 7, {}, {}).save(folder)
     Result("done", 1.0, "", Good(time.time() - 60, "s3://b/p/x", 5)).save(folder)
     result = start_page.document(created, Told(created))
-    assert result["lease"]["end"] == 1893553440.0 and result["lease"]["problem"] == ""
+    assert result["lease"]["end"] == 1893553440.0 and result["lease"]["problem"] == "no last backup is set up"
     assert result["backups"]["last"] == pytest.approx(time.time() - 60, abs=30)
     assert result["backups"]["note"] == "to s3://b/p" and "no longer runs" in result["backups"]["problem"]
     seen = lease.look(created.settings)

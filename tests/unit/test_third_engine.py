@@ -20,13 +20,13 @@ from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
-from helpers.errors import EngineUnavailable, ServiceFailed, TrackbedError, WrongProject
+from helpers.errors import EngineUnavailable, ServiceFailed, SettingError, TrackbedError, WrongProject
 from helpers.findings import Level
 from helpers.project import failed_start
 from helpers.project.project import Project
 from helpers.project.state import State as Remembered
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Availability, ServiceStatus, State
-from helpers.settings import generated
+from helpers.settings import Settings, generated
 from tests.unit.fakes import Silent, project
 from tests.unit.memory_engine import MemoryEngine, Web
 
@@ -259,3 +259,20 @@ def test_each_start_that_works_ends_what_a_failed_one_left(up: Project) -> None:
         with lifecycle.changing(up, lambda line: None):
             start.bring_up(up, Silent(), lambda line: None)
         assert not note.exists()
+
+
+def test_the_cloud_of_this_machine_tells_no_end_of_another_one(up: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryEngine, "in_cluster", True)
+    up.settings = Settings.load({"state_dir": str(up.settings.state_dir), "lease_end": "auto"}, {}, Path(".env"), {})
+    with pytest.raises(SettingError, match="--lease-end=auto asks the cloud of this machine") as caught:
+        start.check(up, select.make(up, MemoryEngine.name))
+    assert "name the date" in caught.value.hint
+
+
+def test_doctor_tells_of_the_lease_also_without_an_engine(one: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(project: Project) -> None:
+        raise TrackbedError("no engine can be chosen", "")
+
+    one.settings = one.settings.reload({}, lease_end="2100-01-01T00:00Z")
+    monkeypatch.setattr(select, "choose", none)
+    assert any(finding.check == "lease" for finding in doctor.examine(one))

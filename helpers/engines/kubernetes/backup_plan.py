@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from helpers import code_bundle
@@ -26,6 +27,9 @@ def plan(deployment: KubernetesDeployment, images: Mapping[str, str]) -> dict[st
     assert schedule is not None
     return {
         "schedule": {**asdict(schedule), "environment": {}},
+        "lease_end": datetime.fromisoformat(ends).timestamp()
+        if (ends := settings.lease_end) and ends != "auto"
+        else 0.0,
         "project": settings.project,
         "instance": state.instance,
         "engine": "kubernetes",

@@ -1,0 +1,80 @@
+"""How long the last backup of a lease may take, from the newest one and what has come since. Also in a pod."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from helpers.backups import create, repository
+from helpers.backups.repository import Snapshot
+from helpers.backups.storage import BlobStore
+from helpers.data import artifacts, database
+from helpers.errors import TrackbedError
+from helpers.project.backup_runs import HOUR, LEAST, MARGIN, Good
+
+if TYPE_CHECKING:
+    from helpers.engines.base import Engine
+
+SPEED = 10 * 2**20  # bytes a second, where no backup tells another one
+READING = 20 * 2**20
+DAY = 24 * HOUR
+ENOUGH = 32 * 2**20  # bytes from which on a backup tells how fast it was
+
+
+def newest(store: BlobStore, project: Any) -> tuple[Snapshot, dict[str, Any]] | None:
+    """This project's newest backup, and its manifest; None where there is none."""
+    for name in sorted(repository.names(store, project.settings.project), key=repository.stamp, reverse=True):
+        snapshot = Snapshot(store, name)
+        try:
+            manifest = snapshot.manifest()
+            if manifest.get("project_id") == create.identity(project):
+                datetime.fromisoformat(manifest["made"])
+                return snapshot, manifest
+        except (TrackbedError, KeyError, TypeError, ValueError):
+            continue  # a damaged one is none
+    return None
+
+
+def good(snapshot: Snapshot, manifest: dict[str, Any]) -> tuple[float, Good]:
+    """When it was begun, and it."""
+    begun = datetime.fromisoformat(manifest["made"]).timestamp()
+    size = int(manifest["object_bytes"]) + int(manifest["dump_bytes"])
+    return begun, Good(begun + float(manifest.get("seconds", 0)), str(snapshot), size)
+
+
+def size(project: Any, engine: Engine) -> int:
+    """Bytes of what a backup holds now, at most: the database as it is on the disk."""
+    with database.session(engine, project.state.active["database"]) as opened:
+        rows = int(opened.ask("SELECT pg_catalog.pg_database_size(pg_catalog.current_database())")[0])
+    return rows + sum(size for _, size, _ in artifacts.listing(engine))
+
+
+def needs(now: int, manifest: dict[str, Any] | None, reading: float = 0.0) -> float:
+    """Seconds that a backup and reading it back are expected to take.
+
+    ``now``: bytes that it will hold; ``manifest``: of the newest one; ``reading``: bytes a second, 0: nobody knows.
+    """
+    if manifest is None:
+        return now / SPEED + now / (reading or READING)
+    seconds, new = float(manifest.get("seconds", 0)), int(manifest.get("new_bytes", 0))
+    held = int(manifest["object_bytes"]) + int(manifest["dump_bytes"])
+    files = int(manifest.get("workspace_bytes", 0))
+    speed = new / seconds if new >= ENOUGH and seconds > 0 else SPEED
+    return seconds + max(now - held, 0) / speed + (max(now, held) + files) / (reading or READING)
+
+
+def lead(needs: float) -> float:
+    """Seconds before the end at which it begins."""
+    return max(LEAST, MARGIN * needs)
+
+
+def begins(
+    end: float, project: Any, engine: Engine, found: tuple[Snapshot, dict[str, Any]] | None, now: float
+) -> float:
+    """When it begins in a cluster, whose schedule looks each hour: 0 where that is not before the next look, or the
+    newest backup ``found`` is it already."""
+    if not now < end <= now + DAY:
+        return 0.0
+    at = end - lead(needs(size(project, engine), found[1] if found else None))
+    made = good(*found)[0] if found else 0.0
+    return max(at, now) if at <= now + HOUR and made < at else 0.0

@@ -1,0 +1,167 @@
+"""The last backup of a lease, as files of the state folder: what makes it, when it begins, and how it went."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from helpers import timers
+from helpers.leases import records
+from helpers.project import backup_schedule
+from helpers.project.backup_runs import CLUSTER, LEAST
+from helpers.settings import Settings
+
+SETUP, RECORD, LOCK = "last-backup.json", "last-backup-result.json", "last-backup.lock"
+OFTEN, SHORT = 300.0, 60.0  # seconds between two looks; where notices come minutes before the end
+SAME = 120.0  # seconds by which an end that was told twice may differ
+SET_UP = "`invoke up` sets it up"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What makes it: ``runner`` (systemd, cron, cluster) looks each ``often`` seconds; ``environment``: what the shell
+    that set it up had and a backup needs."""
+
+    place: str = ""
+    runner: str = ""
+    often: float = OFTEN
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """How it went, for the lease that ends at ``end``. Times in seconds since the epoch, 0 for never.
+
+    ``needs``: seconds that it is expected to take, as of ``measured``; ``lead``: how long before the end it begins.
+    ``state``: of the last try, running, done or failed, with its ``problem``, since ``tried``. What follows is of the
+    last one that was read back: as `restore` takes it; its moment in the ``database`` and the ``prefix`` of the
+    objects; how long it took; ``later``: what came after it, in lines, as of ``looked``.
+    """
+
+    end: float = 0.0
+    needs: float = 0.0
+    lead: float = 0.0
+    measured: float = 0.0
+    state: str = ""
+    problem: str = ""
+    tried: float = 0.0
+    backup: str = ""
+    moment: float = 0.0
+    snapshot: str = ""
+    database: str = ""
+    prefix: str = ""
+    took: float = 0.0
+    reading: float = 0.0  # bytes a second, as it was read back
+    later: list[str] = field(default_factory=list)
+    looked: float = 0.0
+
+    def begins(self, announced: bool = False) -> float:
+        """When the first one begins; at once where the end was announced."""
+        return 0.0 if announced else self.end - (self.lead or LEAST)
+
+    def save(self, folder: Path) -> None:
+        records.save(folder / RECORD, self)
+
+
+def mark(settings: Settings) -> str:
+    """Names what makes it, among all of this machine."""
+    return backup_schedule.mark(settings, "last-backup")
+
+
+def load(folder: Path) -> Setup | None:
+    return records.load(folder / SETUP, Setup)
+
+
+def save(folder: Path, setup: Setup) -> None:
+    records.save(folder / SETUP, setup)
+
+
+def record(folder: Path, end: float) -> Record:
+    """How it went, for the lease that ends then; of an earlier lease only what is worth knowing for this one."""
+    found = records.load(folder / RECORD, Record) or Record()
+    return found if abs(found.end - end) <= SAME else Record(end, reading=found.reading)
+
+
+def forget(folder: Path) -> None:
+    for name in (SETUP, RECORD):  # never the lock, which somebody may hold
+        (folder / name).unlink(missing_ok=True)
+
+
+def goes_first(settings: Settings, now: float) -> bool:
+    """Whether it is its time: nothing else that this machine does by itself may be in its way."""
+    found = records.load(settings.folder / RECORD, Record) if load(settings.folder) else None
+    return found is not None and found.begins() <= now < found.end
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is to be told of it. ``problem`` and ``fix``: "" where all is well; ``made``: there is one."""
+
+    line: str = ""
+    problem: str = ""
+    fix: str = ""
+    made: bool = False
+    data: dict[str, object] | None = None
+
+
+def condition(settings: Settings, end: float, announced: bool, now: float) -> Condition:
+    """How it stands, where a lease ends at ``end`` (0: nobody knows when)."""
+    setup, seen = load(settings.folder), record(settings.folder, end)
+    if setup is None:
+        return Condition(problem="no last backup is set up", fix=SET_UP)
+    if setup.runner == CLUSTER:
+        return _of_cluster(settings, end)
+    if not timers.installed(mark(settings), setup.runner):
+        return Condition(problem=f"{setup.runner} no longer runs the last backup", fix=SET_UP)
+    if not end:
+        return Condition(f"its last backup to {setup.place} begins with the notice")
+    begins = seen.begins(announced)
+    data: dict[str, object] = {
+        "begins": begins or now,
+        "lead": seen.lead or LEAST,
+        "backup": seen.backup,
+        "moment": seen.moment or None,
+        "verified": bool(seen.backup),
+        "later": seen.later,
+        "looked": seen.looked or None,
+        "problem": seen.problem,
+    }
+    problem = fix = ""
+    if seen.state == "failed":
+        problem, fix = f"its last backup failed: {seen.problem}", "`invoke backup.last` tries it now"
+    elif not seen.backup and seen.state != "running" and begins + 2 * setup.often < now:
+        problem, fix = "its last backup was to begin by now, and did not", "`invoke backup.last` makes it now"
+    return Condition(_line(seen, setup, begins, now), problem, fix, bool(seen.backup), data)
+
+
+def _line(seen: Record, setup: Setup, begins: float, now: float) -> str:
+    if seen.backup:
+        later = "; ".join(seen.later) or f"nothing came after it until {clock(seen.looked)}"
+        return f"its last backup is of {clock(seen.moment)}, read back: {seen.backup}; {later}"
+    if seen.state == "running":
+        return f"its last backup to {setup.place} is being made"
+    when = f"begins {clock(begins)}" if begins > now else "is due"
+    return f"its last backup to {setup.place} {when}"
+
+
+def _of_cluster(settings: Settings, end: float) -> Condition:
+    """What its schedule does there: a pod of it waits for the time."""
+    if not backup_schedule.exists(settings):
+        return Condition(
+            problem="no last backup is made: in a cluster its schedule makes it, and there is none",
+            fix="`invoke backup.schedule --every=6h --to=s3://BUCKET/PREFIX`",
+        )
+    begins = f" before {clock(end - LEAST)}" if end else ""
+    return Condition(f"the schedule in the cluster makes the last backup{begins}")
+
+
+def clock(seconds: float) -> str:
+    """A moment, with its day where that is not today."""
+    moment = datetime.fromtimestamp(seconds)
+    return (
+        f"{moment:%H:%M:%S}"
+        if moment.date() == datetime.fromtimestamp(time.time()).date()
+        else f"{moment:%Y-%m-%d %H:%M}"
+    )
