@@ -157,7 +157,12 @@ def texts() -> tuple[str, ...]:
     return tuple(result)
 
 
-OTHERS = ("invoke: command not found", "Can't find any collection named 'tasks'!")  # the shell's, and Invoke's
+OTHERS = (  # the shell's, Invoke's, MLflow's and the browser's
+    "invoke: command not found",
+    "Can't find any collection named 'tasks'!",
+    "Something went wrong",
+    "Failed to fetch",
+)
 QUOTED = [
     message
     for title in ("Messages", "Messages of setup.sh", "Messages in MLflow")
