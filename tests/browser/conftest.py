@@ -1,18 +1,27 @@
-"""A browser's test is run again where Chromium dropped requests because the network of this machine changed.
+"""One browser for all tests. A test is run again where Chromium dropped requests as the machine's network changed.
 
 MLflow and JupyterLab then show an error, and a person reloads. Nothing else is a reason to run a test again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from _pytest.runner import runtestprotocol
+from playwright.sync_api import Browser
 
 from tests import chromium
 
 ATTEMPTS = 3
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One for all: Playwright runs once in a process."""
+    with chromium.launched() as started:
+        yield started
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:

@@ -21,19 +21,13 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.chromium import SLOW, choose, launched, none_refused, recorded
+from tests.chromium import SLOW, choose, none_refused, recorded
 from tests.conftest import Clone
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Shot = Callable[[Page, str], None]
 
 DIRECT = build_opener(ProxyHandler({}))
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with launched() as chromium:
-        yield chromium
 
 
 @pytest.fixture

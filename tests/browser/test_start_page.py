@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.chromium import SLOW, launched, none_refused
+from tests.chromium import SLOW, none_refused
 from tests.conftest import Clone
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with launched() as started:
-        yield started
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 1100), ("light", 360)])
 def test_one_link_leads_to_everything_without_a_script(
-    chromium: Browser, deployment: Clone, scheme: str, width: int
+    browser: Browser, deployment: Clone, scheme: str, width: int
 ) -> None:
     link = deployment.value("open")
     assert link.startswith(f"{deployment.url('mlflow')}/start?token=")
-    context = chromium.new_context(
+    context = browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if scheme == "dark" else "light",
         java_script_enabled=False,
@@ -62,8 +55,8 @@ def test_one_link_leads_to_everything_without_a_script(
     context.close()
 
 
-def test_jupyterlab_opens_from_it(chromium: Browser, deployment: Clone) -> None:
-    context = chromium.new_context()
+def test_jupyterlab_opens_from_it(browser: Browser, deployment: Clone) -> None:
+    context = browser.new_context()
     context.set_default_timeout(SLOW)
     with none_refused(context):
         page = context.new_page()
