@@ -151,6 +151,15 @@ def test_device_and_group_are_both_needed(docker: Clone, amd_nodes: None) -> Non
     assert "PermissionError: [Errno 1]" in bound.stderr
 
 
+def test_the_image_for_amd_has_a_program_that_shows_gpus(docker: Clone) -> None:
+    """It loads its library, and says that this machine has no driver."""
+    assert docker.invoke("build", "jupyter", "--gpu=mi100", timeout=900).returncode == 0
+    shown = inspection.run("docker", "run", "--rm", "trackbed/jupyter-mlflow:rocm", "rocm-smi")
+    assert shown.returncode == 0 and re.search(
+        "Driver not initialized|ROCm System Management", shown.stdout + shown.stderr
+    )
+
+
 def test_a_notebook_that_lost_its_gpu_is_said_to(docker: Clone, amd_nodes: None) -> None:
     assert docker.invoke("up", "--gpu=mi100", timeout=600).returncode == 0
     inspection.output("docker", "exec", "--user", "0", inspection.container(docker, "jupyter"), "chmod", "600", KFD)
