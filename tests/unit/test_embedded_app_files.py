@@ -25,7 +25,13 @@ def files(tmp_path: Path) -> AppFiles:
     app = folder / "app"
     app.mkdir(parents=True)
     deployment: Any = SimpleNamespace(
-        project=created, app=app, startup=app / "startup", certificates="", secret_files=lambda: (), layout=None
+        project=created,
+        app=app,
+        startup=app / "startup",
+        certificates="",
+        start_page=b"",
+        secret_files=lambda: (),
+        layout=None,
     )
     return AppFiles(deployment)
 
