@@ -38,6 +38,7 @@ def document(project: Project, engine: Engine) -> dict[str, Any]:
     result: dict[str, Any] = {
         "project": settings.project,
         "engine": engine.name,
+        "public": here.is_public,
         "services": [
             {"name": name, "title": _title(engine, name), "address": here.inside_address(name)}
             for name in here.services

@@ -91,3 +91,24 @@ def test_a_notebook_runs_through_the_gateway(attack: Target, page: Page) -> None
     page.goto(target)
     expect(page.get_by_text(name).first).to_be_visible(timeout=SLOW)
     shot(page, "linked-run")
+
+
+def test_the_start_page_is_everybodys_with_a_login_and_shows_nobody_a_token(attack: Target, page: Page) -> None:
+    """The link that `up` printed has none; the page names who looks, and no path, other login or secret."""
+    door = attack.door("mlflow")
+    assert door.ask("/start").status == 401 and door.ask("/start.json").status == 401
+    forged = {**attack.login, "Host": "evil.example"}
+    assert door.ask("/start", headers=forged).status == 421
+    sent = door.ask(f"/start?token={attack.token}", headers=attack.login)
+    assert sent.status == 200 and "set-cookie" not in str(sent.headers).lower() and attack.token not in sent.text
+    page.goto(f"https://{door.host}/start")
+    expect(page.get_by_role("row").filter(has_text="gateway").get_by_text("ready")).to_be_visible()
+    for service in ("PostgreSQL", "VersityGW", "JupyterLab"):
+        expect(page.get_by_role("row").filter(has_text=service).get_by_text("ready")).to_be_visible()
+    text = page.content()
+    assert "MLFLOW_TRACKING_USERNAME=ann" in text and "BEGIN CERTIFICATE" in text
+    assert str(attack.clone.state) not in text and "workspace" not in text
+    page.set_viewport_size({"width": 1100, "height": 900})
+    shot(page, "start")
+    lab = page.get_by_role("link", name="JupyterLab", exact=True).get_attribute("href")
+    assert lab == f"https://{attack.door('jupyter').host}/lab"

@@ -213,6 +213,12 @@ def test_it_is_only_read(serve: Serve, inner: asgi.Inner) -> None:
     assert inner.asked == ["/health"]
 
 
+def test_people_without_a_shell_there_are_told_no_commands_for_secrets(serve: Serve) -> None:
+    text = shown(serve({**KNOWN, "public": True})).text
+    assert "invoke jupyter-url" not in text and "invoke credentials" not in text and "the people who run this" in text
+    assert "invoke jupyter-url" in shown(serve()).text
+
+
 # what a browser does with it
 
 

@@ -91,15 +91,20 @@ def links(known: Mapping[str, Any], token: str) -> Iterable[str]:
         if token:
             yield card(f"{notebook}?token={quote(token, safe='')}", "JupyterLab", "notebooks and a terminal")
         else:
-            note = "asks for its token, which <code>invoke jupyter-url</code> prints"
+            note = f"asks for its token, which {whoever(known, 'invoke jupyter-url')}"
             yield card(notebook, "JupyterLab", note)
     yield card(MLFLOW_PAGE, "MLflow", "experiments, runs, models")
     if console := web(known.get("console_url")):
         yield card(
             console,
             f"{known.get('console_title')} console",
-            "artifacts as files; asks for the keys that <code>invoke credentials</code> prints",
+            f"artifacts as files; asks for keys, which {whoever(known, 'invoke credentials')}",
         )
+
+
+def whoever(known: Mapping[str, Any], command: str) -> str:
+    """Who has a secret: people behind the gateway have no shell there."""
+    return "the people who run this have" if known.get("public") else f"<code>{command}</code> prints"
 
 
 def web(address: object) -> str:
@@ -132,7 +137,7 @@ def facts(view: View) -> Iterable[tuple[str, str]]:
     if backups := known.get("backups"):
         yield "Last backup", described(backups, "last", "none yet", look.when)
     elif known:
-        yield "Backups", "no schedule; <code>invoke backup</code> makes one now"
+        yield "Backups", "no schedule" + ("" if known.get("public") else "; <code>invoke backup</code> makes one now")
     if lease := known.get("lease"):
         yield "Lease ends", described(lease, "end", "no end is known", look.when)
     if workspace := known.get("workspace"):
