@@ -9,17 +9,20 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers import console
+from helpers import console, status
 from helpers.backups import (
     archive,
+    create,
     damage,
     encrypted,
+    in_cluster,
     last_seen,
     locations,
     manage,
@@ -37,8 +40,9 @@ from helpers.backups.repository import Snapshot
 from helpers.backups.retention import Policy
 from helpers.backups.storage import BlobStore, Folder
 from helpers.errors import SettingError, TrackbedError
+from helpers.project.backup_runs import Result
 from tests.unit.fakes import Silent, project
-from tests.unit.test_prune import age, small, write  # noqa: F401  # `small` is a fixture
+from tests.unit.test_prune import Killed, age, killed_at, small, write  # noqa: F401  # `small` is a fixture
 from tests.unit.test_prune_events import Objects, at
 from tests.unit.test_repository import contents
 
@@ -193,6 +197,86 @@ def test_a_random_life(tmp_path: Path) -> None:
     assert 3 <= len(names) < 12
     again = encrypted.opened(Folder(tmp_path / "repo"), PHRASE)
     assert {name: objects(Snapshot(again, name)) for name in names} == {name: held[name] for name in names}
+
+
+def _killed_at_each(
+    begin: Callable[[Path], object], act: Callable[[BlobStore], object], folder: Path
+) -> Iterator[Path]:
+    """The place after a kill before the first, the second, ... change of ``act``; at last after all of it."""
+    number, survived = 0, False
+    while not survived:
+        number += 1
+        target = folder / f"{number}"
+        begin(target)
+        try:
+            act(killed_at(Folder(target), number))
+            survived = True
+        except Killed:
+            pass
+        yield target
+    assert number > 4
+
+
+def _nothing(target: Path) -> None:
+    target.mkdir()
+
+
+def test_a_first_backup_that_is_killed_at_any_moment(tmp_path: Path) -> None:
+    """The next one takes the key that is there."""
+    for target in _killed_at_each(_nothing, lambda store: write(vault(store), OBJECTS), tmp_path):
+        again = write(vault(Folder(target)), OBJECTS)
+        store = encrypted.opened(Folder(target), PHRASE)
+        assert all(objects(Snapshot(store, name)) == OBJECTS for name in {again.name, *repository.names(store)})
+        assert (
+            Folder(target).names("keys") == Folder(target).names("copies/keys")
+            and len(Folder(target).names("keys")) == 1
+        )
+
+
+def test_a_prune_and_a_backup_that_are_killed_at_any_moment(tmp_path: Path) -> None:
+    first = vault(Folder(tmp_path / "first"))
+    for count in range(2):
+        write(first, {"1/same": b"same" * 300, "1/a": b"%d" % count * 1200, "1/gone": b"gone" * 300})
+    last = write(first, {"1/same": b"same" * 300})
+
+    def begin(target: Path) -> None:
+        shutil.copytree(tmp_path / "first", target)
+        age(target)
+
+    def act(store: BlobStore) -> None:
+        place = vault(store)
+        prune.prune(place, "p", Policy(last=1), Silent(), at_once=True)
+        write(place, {"1/gone": b"gone" * 300})
+
+    for target in _killed_at_each(begin, act, tmp_path):
+        store = encrypted.opened(Folder(target), PHRASE)
+        assert last.name in repository.names(store)
+        for name in repository.names(store):
+            Snapshot(store, name).verify()
+
+
+def test_a_new_passphrase_that_is_killed_at_any_moment(tmp_path: Path) -> None:
+    write(vault(Folder(tmp_path / "first")), OBJECTS)
+
+    def change(store: BlobStore) -> None:
+        place = vault(store)
+        encrypted.change_passphrase(place, OTHER)
+        write(place, OBJECTS)
+
+    for target in _killed_at_each(lambda target: shutil.copytree(tmp_path / "first", target), change, tmp_path):
+        opens = [phrase for phrase in (PHRASE, OTHER) if _opens(target, phrase)]
+        assert opens
+        place = encrypted.opened(Folder(target), opens[0])
+        assert objects(Snapshot(place, repository.names(place)[0])) == OBJECTS
+        encrypted.change_passphrase(place, OTHER)
+        assert not _opens(target, PHRASE) and _opens(target, OTHER)
+
+
+def _opens(target: Path, phrase: str) -> bool:
+    try:
+        return bool(encrypted.opened(Folder(target), phrase))
+    except repository_key.WrongPassphrase:
+        return False
 
 
 # the passphrase
@@ -542,3 +626,44 @@ def test_a_new_secret_is_typed_twice_or_read_from_stdin(monkeypatch: pytest.Monk
     assert console.new_secret("? ") == OTHER
     with pytest.raises(TrackbedError, match="the two differ"):
         console.new_secret("? ")
+
+
+def test_secrets_go_into_a_bucket_only_where_it_is_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, reached = project(tmp_path / "state"), TrackbedError("reached")
+
+    def running(_: Any) -> None:
+        raise reached
+
+    monkeypatch.setattr(status, "running", running)
+    for target, expected in ((at(Objects()), "not put into a bucket in plain text"), (vault(at(Objects())), "reached")):
+        monkeypatch.setattr(locations, "target", lambda settings, to, target=target: target)
+        with pytest.raises(TrackbedError, match=expected):
+            create.create(lab, "s3://bucket/x", True, Silent(), lambda line: None)
+
+
+def test_a_pod_of_a_schedule_encrypts_with_what_its_secret_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects_there, seen = Objects(), list[Any]()
+    plan = {
+        "environment": {},
+        "schedule": {"place": "s3://bucket"},
+        "access": {"endpoint": "", "region": "", "key": "k", "secret": "s"},
+    }
+    monkeypatch.setattr(in_cluster, "GIVEN", tmp_path)
+    monkeypatch.setattr(in_cluster, "MESSAGE", tmp_path / "message")
+    monkeypatch.setattr(in_cluster, "Bucket", lambda place, access: at(objects_there))
+
+    def ran(plan: Any, environ: Any, store: Any, now: float) -> Result:
+        seen.append(store)
+        write(store, OBJECTS)
+        return Result("done", now)
+
+    monkeypatch.setattr(in_cluster, "run", ran)
+    for phrase, code in ((PHRASE, 0), (PHRASE, 0), (OTHER, 1), ("", 1)):
+        (tmp_path / in_cluster.PLAN).write_text(json.dumps({**plan, "passphrase": phrase}))
+        assert in_cluster.main() == code
+        told = (tmp_path / "message").read_text()
+        assert (phrase or "x" * 99) not in told and ("encrypted" in told) == bool(code)
+    assert len(seen) == 2 and all(isinstance(store, Encrypted) for store in seen)
+    assert len(repository.names(encrypted.opened(at(objects_there), PHRASE))) == 2
