@@ -129,7 +129,7 @@ def known(collection: Collection) -> dict[str, TaskHelp]:
         words = (*(task.positional or ()), task.word) if isinstance(task, Task) else ()
         arguments = tuple(
             Flag(
-                (a.name or "").replace("_", "-"),
+                (a.name or "").strip("_").replace("_", "-"),
                 (a.help or "").strip(),
                 a.takes_value,
                 next((n for n in a.names if len(n) == 1), ""),
@@ -187,7 +187,7 @@ def read(collection: Collection) -> None:
                 from helpers.cli import mistakes
 
                 task = pages.named(known(collection), context.name or "")
-                name = (argument.name or "").replace("_", "-")
+                name = (argument.name or "").strip("_").replace("_", "-")
                 _refuse(mistakes.missing_value((task and task.flag(f"--{name}")) or Flag(name, ""), task))
     if len(parsed) == 1 and not listed:
         _print(pages.overview(_width()))
@@ -228,7 +228,7 @@ def _lacks_value(argument: Argument, words: Sequence[str]) -> bool:
         return False
     if argument.kind is not list:
         return str(argument.value).startswith("--")
-    option = f"--{argument.name}".replace("_", "-")
+    option = f"--{(argument.name or '').strip('_').replace('_', '-')}"
     return any(
         not following or following.startswith("--")
         for word, following in zip(words, [*words[1:], ""], strict=True)
@@ -254,7 +254,7 @@ def _refused(
     if (match := re.search(r"'(.*)' is ambiguous when given after", text)) and task is None:
         return mistakes.followed(match[1])
     if match := re.search(r"Flag <Argument: ([\w-]+)[^>]*> needed value", text):
-        name = match[1].replace("_", "-")
+        name = match[1].strip("_").replace("_", "-")
         flag = (task.flag(f"--{name}") if task else None) or Flag(name, "")
         return mistakes.missing_value(flag, task)
     if match := re.search(r"did not receive required positional arguments: (.*)", text):

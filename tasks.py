@@ -9,6 +9,7 @@ from invoke.collection import Collection
 from invoke.context import Context
 
 import command_line
+import lab_tasks
 from command_line import task
 from helpers.settings.flags import Flags
 
@@ -429,6 +430,7 @@ namespace = Collection(
 for noun, verbs in {
     "users": (users_list, users_add, users_passwd, users_remove),
     "credentials": (credentials_show, credentials_rotate),
+    "data": (lab_tasks.data, lab_tasks.data_add, lab_tasks.data_remove),
     "backup": (backup, backup_list, backup_verify, backup_prune, backup_schedule, backup_last, backup_passphrase),
 }.items():
     group = Collection(noun)

@@ -78,6 +78,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("backup.schedule", "backup.last", "backup.passphrase"),
         *("restore", "import", "move", "upgrade"),
     ),
+    "Data sets": ("data", "data.add", "data.remove"),
     "People and passwords": (
         "users",
         "users.add",
@@ -118,6 +119,13 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "restore": ("restore FILE", "restore FILE --into=copy"),
     "import": ("import mlruns", "import mlflow.db --dry-run", "import mlflow.db --artifacts=/old/mlruns=/mnt/mlruns"),
+    "data": ("data", "data --json", "data.add food11 --from=Food-11.zip"),
+    "data.add": (
+        "data.add food11 --from=https://example.org/Food-11.zip",
+        "data.add cifar10 --from=/mnt/cifar10 --data-volume=sets",
+        "data.add food11 --from=s3://lab/food11",
+    ),
+    "data.remove": ("data.remove food11",),
     "move": ("move embedded", "move docker --object-store=minio"),
     "upgrade": ("upgrade", "upgrade --back"),
     "build": ("build", "build jupyter --gpu=none"),
@@ -128,6 +136,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 # of flags that are no settings
 VALUE_NAMES = {
     "artifacts": "OLD=NEW",
+    "from": "SOURCE",
+    "sha256": "HEX",
     "into": "NAME",
     "name-prefix": "NAME",
     "keep-last": "NUMBER",

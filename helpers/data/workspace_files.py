@@ -67,28 +67,29 @@ def present(engine: Engine) -> bool:
 
 
 class Reader:
-    """The program's words: a line or so many bytes, within a time."""
+    """The program's words: a line or so many bytes, within a time. ``fail`` makes the error from why not."""
 
-    def __init__(self, pipe: Pipe, size: int = 0) -> None:
+    def __init__(self, pipe: Pipe, size: int = 0, fail: Callable[[str], TrackbedError] = Unfit) -> None:
+        self._fail = fail
         self._pipe, self._handle, self._rest = pipe, pipe.out.fileno(), bytearray()
         self._end = time.monotonic() + LEAST + size / SLOWEST
 
     def _more(self) -> bool:
         if time.monotonic() > self._end:
-            raise Unfit("it takes too long")
+            raise self._fail("it takes too long")
         ready, _, _ = select.select([self._handle], [], [], SILENCE)
         if not ready:
-            raise Unfit(f"no answer for {SILENCE} s")
+            raise self._fail(f"no answer for {SILENCE} s")
         data = os.read(self._handle, 2**18)
         self._rest += data
         if not data:
-            finish(self._pipe, 10)  # its own words are better
+            finish(self._pipe, 10, self._fail)  # its own words are better
         return bool(data)
 
     def line(self) -> list[Any]:
         while (at := self._rest.find(b"\n")) < 0:
             if len(self._rest) > LINE or not self._more():
-                raise Unfit("its list ended early")
+                raise self._fail("its list ended early")
         text = bytes(self._rest[:at])
         del self._rest[: at + 1]
         try:
@@ -96,24 +97,24 @@ class Reader:
         except (ValueError, RecursionError):
             result = None
         if not isinstance(result, list) or not result:
-            raise Unfit("its list is wrong")
+            raise self._fail("its list is wrong")
         return result
 
     def read(self, count: int) -> bytes:
         """Some of the next ``count`` bytes. Raises Unfit at the end."""
         if not self._rest and not self._more():
-            raise Unfit("a file ended early")
+            raise self._fail("a file ended early")
         result = bytes(self._rest[:count])
         del self._rest[: len(result)]
         return result
 
 
-def finish(pipe: Pipe, timeout: float = END_SECONDS) -> None:
-    """Wait for the program's good end. Raises Unfit with its words."""
+def finish(pipe: Pipe, timeout: float = END_SECONDS, fail: Callable[[str], TrackbedError] = Unfit) -> None:
+    """Wait for the program's good end. Raises what ``fail`` makes of its words."""
     try:
         pipe.finish(timeout)
     except TrackbedError as error:
-        raise Unfit(error.message.removeprefix("python failed: ")) from None
+        raise fail(error.message.removeprefix("python failed: ")) from None
 
 
 @contextmanager

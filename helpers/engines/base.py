@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar, Protocol
 
 from helpers.engines.checks import Checks
+from helpers.engines.data_volume import DataVolume
 from helpers.engines.host import HostFacts
 from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
@@ -207,6 +208,9 @@ class Engine(Protocol):
 
     def take_workspace(self, progress: ProgressReporter) -> None:
         """Make a workspace that was another engine's the own notebook's, before the first start."""
+
+    def data_volume(self) -> DataVolume:
+        """Where the notebook's data sets are. Raises TrackbedError where DATA_VOLUME names nothing that can be one."""
 
     def access_token(self) -> str:
         """What MLflow asks its clients for, "" where it asks for nothing."""

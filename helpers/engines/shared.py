@@ -43,7 +43,8 @@ def data_folder(name: str, host: Host) -> str:
     if not host.is_folder(name):
         where = f" on {host.name}" if host.remote else ""
         raise TrackbedError(
-            f"DATA_VOLUME={name}: there is no such folder{where}", "create and fill it, or unset DATA_VOLUME"
+            f"DATA_VOLUME={name}: there is no such folder{where}",
+            "create it for `invoke data.add`, or unset DATA_VOLUME",
         )
     return name
 

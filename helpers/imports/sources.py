@@ -11,7 +11,7 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -168,9 +168,14 @@ def files(chosen: Source, left: list[str]) -> Iterator[File | Block]:
         yield from (_store_files if chosen.kind == FOLDER else _database_files)(chosen, left)
 
 
-@contextmanager
-def readable(chosen: Source) -> Iterator[None]:
+def readable(chosen: Source) -> AbstractContextManager[None]:
     """An error of the disk or of permissions while the source is read, in words."""
+    return readable_path(str(chosen))
+
+
+@contextmanager
+def readable_path(chosen: str) -> Iterator[None]:
+    """The same of what is named by its path."""
     try:
         yield
     except OSError as error:

@@ -61,8 +61,8 @@ CONDITIONS: Mapping[str, Condition] = {
     "cluster": Condition(lambda e: e.in_cluster, "on the {engine} engine, which is no cluster"),
     "machine": Condition(lambda e: not e.in_cluster, "on the {engine} engine, whose nodes are not this machine"),
     "data": Condition(
-        lambda e: e.runs_containers or e.settings.data_volume.startswith("/"),
-        "on the {engine} engine, which has no Docker volumes",
+        lambda e: e.runs_containers or e.settings.data_folder.is_dir(),  # an absolute name is that folder itself
+        "on the {engine} engine, where there is no data set of that name",
     ),
     "public": Condition(lambda e: e.deployment.is_public, "without --public (PUBLIC=true)"),
     "private": Condition(lambda e: not e.deployment.is_public, "with PUBLIC=true"),

@@ -68,6 +68,12 @@ class Settings(Declared):
         return self.state_dir / self.project
 
     @property
+    def data_folder(self) -> Path:
+        """The data sets of DATA_VOLUME where no engine has volumes: a folder beside the projects, whose name no project
+        can have."""
+        return self.state_dir / ".data" / self.data_volume
+
+    @property
     def acme(self) -> bool:
         """Whether the gateway's certificates come from an ACME server."""
         return self.public and (self.certificates == "acme" or (self.certificates == "auto" and bool(self.domain)))

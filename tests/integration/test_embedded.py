@@ -176,3 +176,20 @@ def test_survives_the_shell_that_started_it(deployment: Clone) -> None:
         pass
     time.sleep(1)
     assert {service["state"] for service in deployment.services().values()} == {"ready"}
+
+
+def test_the_notebook_reads_a_data_set_and_does_not_write_it(deployment: Clone, tmp_path: Path) -> None:
+    (tmp_path / "food11.zip").write_bytes(inspection.food11())
+    added = deployment.invoke("data.add", "food11", f"--from={tmp_path / 'food11.zip'}")
+    assert added.returncode == 0 and "`invoke up`" in added.stderr, added.stderr
+    deployment.up()
+    own = inspection.environment(inspection.main_process(deployment, "jupyter"))["FOOD11_DATA_DIR"]
+    assert added.stdout == f"{own}\n"
+    picture = Path(own, "training", "class_03", "3_1.jpg")
+    user = accounts(deployment)[2] if os.geteuid() == 0 else None
+    assert inspection.run("cat", str(picture), user=user).stdout == "a picture\n"
+    if user:
+        assert inspection.run("sh", "-c", f"echo x >> {picture}", user=user).returncode
+        assert inspection.run("touch", str(picture.parent / "x"), user=user).returncode
+    again = deployment.invoke("data.add", "food11", f"--from={tmp_path / 'food11.zip'}")
+    assert again.returncode == 0 and "is there already" in again.stderr

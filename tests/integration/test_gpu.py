@@ -467,7 +467,7 @@ def test_messages_of_an_engine_become_advice(
 # the lab's run command
 
 
-def test_data_volume_environment_and_volumes(docker: Clone) -> None:
+def test_data_volume_environment_and_volumes(docker: Clone, tmp_path: Path) -> None:
     require_docker()
     name = f"{docker.project}-food"
     inspection.refused(
@@ -494,24 +494,13 @@ def test_data_volume_environment_and_volumes(docker: Clone) -> None:
         assert done.returncode == 0, done.stderr
         assert f"warning: the data set {name} is empty" in done.stderr
         jupyter = inspection.container(docker, "jupyter")
-        inspection.output(
-            "docker",
-            "run",
-            "--rm",
-            "--user",
-            "0",
-            "--entrypoint",
-            "sh",
-            "-v",
-            f"{name}:/v",
-            "trackbed/mlflow:3.17.2",
-            "-c",
-            "mkdir -p /v/Food-11/training && echo x >/v/Food-11/readme",
-        )
+        (tmp_path / "food11.zip").write_bytes(inspection.food11())
+        added = docker.invoke("data.add", "food11", f"--from={tmp_path / 'food11.zip'}", f"--data-volume={name}")
+        assert added.returncode == 0 and added.stdout == "/mnt/Food-11\n", added.stderr
         shell = partial(inspection.run, "docker", "exec", jupyter, "sh", "-c")
         assert (
-            shell('cat "$FOOD11_DATA_DIR/readme"; echo "$GREETING $N"; ls /zones/UTC').stdout
-            == "x\ngood morning 1\n/zones/UTC\n"
+            shell('cat "$FOOD11_DATA_DIR"/validation/*/*; echo "$GREETING $N"; ls /zones/UTC').stdout
+            == "a picture\ngood morning 1\n/zones/UTC\n"
         )
         assert "Read-only file system" in shell("touch /mnt/x").stderr
         assert "Read-only file system" in shell("touch /zones/x").stderr

@@ -15,6 +15,8 @@ from typing import IO, Any, ClassVar
 from helpers import digests, services
 from helpers.engines import shared, streaming
 from helpers.engines.base import Engine
+from helpers.engines.data_volume import DataVolume
+from helpers.engines.embedded.data_volume import DataVolume as Folder
 from helpers.engines.host import Host, HostFacts, LocalHost
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
@@ -124,6 +126,9 @@ class MemoryEngine(Engine):
 
     def remarks(self) -> tuple[str, ...]:
         return shared.remarks(self.accelerator, "")
+
+    def data_volume(self) -> DataVolume:
+        return Folder(self.settings)
 
     def access_token(self) -> str:
         return self.project.access_token()

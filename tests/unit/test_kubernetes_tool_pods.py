@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.errors import FAILED, INTERRUPTED, TrackbedError
 from helpers.services import MLFLOW, POSTGRES
 from tests.unit.fake_kubectl import FakeKubectl
-from tests.unit.fakes import project
+from tests.unit.fakes import Silent, project
 
 RUNNING = {"ready": True, "state": {"running": {"startedAt": "2026-11-26T16:00:01Z"}}}
 CRASHED = {"state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "runc create failed"}}}
@@ -167,3 +168,41 @@ def test_the_failure_of_a_command_is_told_although_its_pod_stays(
     with pytest.raises(TrackbedError, match="its pod security restricted:latest refuses"):
         engine.one_shot(MLFLOW, ("true",))
     assert len(lines(kubectl, "delete")) == 1
+
+
+def test_data_sets_are_written_by_a_pod_that_has_their_claim_alone(
+    engine: KubernetesEngine, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(engine.rendering), "images", SimpleNamespace(references=lambda: {MLFLOW: "i:1"}))
+    things = engine.rendering.__dict__["things"]
+    kubectl.items("get pods -o json --selector=app.kubernetes.io/component=jupyter", [{"spec": {"nodeName": "n1"}}])
+    volume = engine.data_volume()
+    assert not volume.exists()
+    volume.make(5 << 30, Silent())
+    (claim,) = applied(kubectl)
+    assert claim["kind"] == "PersistentVolumeClaim" and claim["metadata"] == {
+        "name": "food11"
+    }  # it outlives the project
+    assert int(objects.number(claim["spec"]["resources"]["requests"]["storage"])) == 7 << 30
+    assert "things" not in engine.rendering.__dict__  # the notebook mounts it from now on
+    engine.rendering.__dict__["things"] = things
+    running = status(**RUNNING)
+    running["status"]["containerStatuses"][0]["name"] = "data"
+    kubectl.answer("get pod run-data", running)
+    for _ in range(2):
+        with volume.pipe(("python", "-c", "pass")) as pipe:
+            pipe.finish()
+    pod = applied(kubectl)[-1]
+    assert len(applied(kubectl)) == 2 and pod["metadata"]["labels"][objects.PART] == "run-data"
+    spec, (container,) = pod["spec"], pod["spec"]["containers"]
+    assert spec["nodeSelector"] == {"kubernetes.io/hostname": "n1"}  # the volume may attach to no other node
+    assert spec["volumes"] == [{"name": "data", "persistentVolumeClaim": {"claimName": "food11"}}]
+    assert spec["securityContext"]["runAsNonRoot"] and not spec["automountServiceAccountToken"]
+    assert "env" not in container and len(container["volumeMounts"]) == 1
+
+
+def test_data_sets_of_a_cluster_are_in_no_folder_of_this_machine(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    here = of(KubernetesEngine(project(tmp_path, engine="kubernetes", data_volume=str(tmp_path))), kubectl)
+    with pytest.raises(TrackbedError, match="which the cluster's nodes do not see") as caught:
+        here.data_volume()
+    assert "--data-volume=food11" in caught.value.hint

@@ -153,7 +153,7 @@ def test_every_command_that_is_written_can_be_typed() -> None:
 def test_a_noun_and_its_verb_are_one_word_everywhere() -> None:
     """A namespace's tasks that are named exist, and nothing names one as it was called before."""
     nouns = {task.full.partition(".")[0] for task in KNOWN.values() if "." in task.full}
-    assert nouns == {"users", "credentials", "backup"}
+    assert nouns == {"users", "credentials", "backup", "data"}
     before = re.compile(
         rf"(?:`|invoke )({'|'.join(t.full.replace('.', ' (?:--)?') for t in KNOWN.values() if '.' in t.full)})\b|credentials --init"
     )

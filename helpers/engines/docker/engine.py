@@ -16,6 +16,7 @@ from helpers.engines.docker.checks import DockerChecks
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.compose import ComposeProject
 from helpers.engines.docker.containers import Containers
+from helpers.engines.docker.data_volume import DataVolume
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.network_guard import NetworkGuard
@@ -131,6 +132,9 @@ class DockerEngine(base.Engine):
     def remarks(self) -> tuple[str, ...]:
         lines = shared.remarks(self.accelerator, self.notebook.empty_data())
         return (*lines, *(f"warning: {item.detail}" for item in self.checks.limits()))
+
+    def data_volume(self) -> DataVolume:
+        return DataVolume(self.notebook)
 
     def access_token(self) -> str:
         return self.project.access_token()

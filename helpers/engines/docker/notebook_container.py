@@ -67,7 +67,7 @@ class NotebookContainer(DockerComponent):
         if named and name:
             raise TrackbedError(
                 f"DATA_VOLUME={name}: there is no volume of that name",
-                f"`docker volume create {name}` and fill it, or unset DATA_VOLUME",
+                f"`invoke data.add food11 --from=SOURCE --data-volume={name}` makes and fills it, or unset DATA_VOLUME",
             )
         return None
 

@@ -67,8 +67,9 @@ class EmbeddedDeployment(deployment.Deployment):
         return self.folder / "secrets"
 
     def data_set(self) -> str:
-        """Its folder, "" for none; the name of a Docker volume means nothing here. Raises TrackbedError."""
-        return shared.data_folder(self.settings.data_volume, LOCAL)
+        """Its folder, "" for none: a name that is no folder's here may be a Docker volume's. Raises TrackbedError."""
+        name, beside = self.settings.data_volume, self.settings.data_folder
+        return shared.data_folder(name, LOCAL) or (str(beside) if name and beside.is_dir() else "")
 
     # whose they are
 

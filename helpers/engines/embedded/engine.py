@@ -17,6 +17,7 @@ from helpers import addresses, safe_files, services
 from helpers.engines import base, shared, streaming
 from helpers.engines.embedded import script, systemd
 from helpers.engines.embedded.checks import EmbeddedChecks
+from helpers.engines.embedded.data_volume import DataVolume
 from helpers.engines.embedded.deployment import EmbeddedDeployment, data_folder
 from helpers.engines.embedded.environments import Environments
 from helpers.engines.embedded.inspection import Inspection
@@ -112,6 +113,9 @@ class EmbeddedEngine(base.Engine):
                 "warning: JUPYTER_VOLUMES is for Docker; this notebook sees the machine's folders as they are",
             )
         return lines
+
+    def data_volume(self) -> DataVolume:
+        return DataVolume(self.settings)
 
     def access_token(self) -> str:
         return self.project.access_token()

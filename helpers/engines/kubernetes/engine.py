@@ -13,6 +13,7 @@ from helpers.engines.kubernetes import exposure, host, kubectl, scheduled_backup
 from helpers.engines.kubernetes.checks import KubernetesChecks
 from helpers.engines.kubernetes.claims import Claims
 from helpers.engines.kubernetes.cluster import Cluster
+from helpers.engines.kubernetes.data_claim import DataClaim
 from helpers.engines.kubernetes.database import Database
 from helpers.engines.kubernetes.deployment import WORK, KubernetesDeployment
 from helpers.engines.kubernetes.forwards import Forwards
@@ -124,6 +125,10 @@ class KubernetesEngine(base.Engine):
         if self.deployment.is_public:
             lines.append(exposure.remark(self.settings))
         return tuple(lines)
+
+    def data_volume(self) -> DataClaim:
+        self.namespace.refuse_others()
+        return DataClaim(self.deployment, self.rendering, self.commands)
 
     def access_token(self) -> str:
         return self.project.access_token()

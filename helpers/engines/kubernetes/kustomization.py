@@ -203,7 +203,7 @@ def _template(deployment: KubernetesDeployment, pod: Data, **annotations: str) -
     return {"metadata": {"annotations": {**digest, **annotations}}, "spec": pod}
 
 
-def _claim(deployment: KubernetesDeployment, name: str, size: str) -> Data:
+def claim(deployment: KubernetesDeployment, name: str, size: str) -> Data:
     chosen = deployment.settings.storage_class
     return {
         "metadata": {"name": name},
@@ -243,7 +243,7 @@ def _server_patches(deployment: KubernetesDeployment) -> list[Data]:
                 **(
                     {}
                     if deployment.external_database
-                    else {"volumeClaimTemplates": [_claim(deployment, "data", settings.database_volume_size)]}
+                    else {"volumeClaimTemplates": [claim(deployment, "data", settings.database_volume_size)]}
                 ),
             },
         ),
@@ -263,7 +263,7 @@ def _server_patches(deployment: KubernetesDeployment) -> list[Data]:
     ]
     if deployment.object_store != "external":
         template = _template(deployment, {"containers": [_limited(STORE, memory)]})
-        claims = [_claim(deployment, "data", settings.store_volume_size)]
+        claims = [claim(deployment, "data", settings.store_volume_size)]
         patches.append(_patch("StatefulSet", STORE, {"template": template, "volumeClaimTemplates": claims}))
     return patches
 
@@ -273,7 +273,7 @@ def _gateway_patch(deployment: KubernetesDeployment) -> Data:
     if read and deployment.settings.acme_root:
         read = digests.digest(read, gateway_spec.files(deployment.settings)[gateway_spec.ROOT_FILE])
     template = _template(deployment, {}, **{objects.SECRETS: read})
-    claims = [_claim(deployment, GATEWAY, GATEWAY_VOLUME)]
+    claims = [claim(deployment, GATEWAY, GATEWAY_VOLUME)]
     return _patch("StatefulSet", GATEWAY, {"template": template, "volumeClaimTemplates": claims})
 
 
@@ -306,6 +306,6 @@ def _notebook_patch(deployment: KubernetesDeployment, notebook: ServiceSpec, gpu
         JUPYTER,
         {
             "template": _template(deployment, pod, **{objects.GPU: str(gpus), objects.SECRETS: read}),
-            "volumeClaimTemplates": [_claim(deployment, "work", settings.workspace_volume_size)],
+            "volumeClaimTemplates": [claim(deployment, "work", settings.workspace_volume_size)],
         },
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO
 
 from helpers.engines import streaming
@@ -63,9 +63,12 @@ class PodCommands(KubernetesComponent):
         if fresh:
             name, typed = self.tools.take(service, argv)
             where = f"pod/{name}"
-        command = self.kubectl.command(*_words(where, workload.container, typed))
-        with streaming.piped(argv[0], command, ignored=refusals.ENDED) as pipe:
+        with self.pipe_in(where, workload.container, typed) as pipe:
             yield pipe
+
+    def pipe_in(self, where: str, container: str, argv: tuple[str, ...]) -> AbstractContextManager[streaming.Pipe]:
+        command = self.kubectl.command(*_words(where, container, argv))
+        return streaming.piped(argv[0], command, ignored=refusals.ENDED)
 
 
 def _words(where: str, container: str, argv: tuple[str, ...], patience: int = PATIENCE) -> list[str]:

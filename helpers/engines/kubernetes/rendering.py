@@ -59,10 +59,7 @@ class Rendering(KubernetesComponent):
         name = self.settings.data_volume
         named = self.settings.origin("DATA_VOLUME") != DEFAULT
         if name.startswith("/"):
-            raise TrackbedError(
-                f"DATA_VOLUME={name} is a folder of this machine, which the cluster's nodes do not see",
-                f"put the data set into a PersistentVolumeClaim in {self.deployment.where}, and name that",
-            )
+            raise self.no_folder(name)
         if not name or (not named and self.project.dry_run):
             return ""
         if self.kubectl.find("persistentvolumeclaim", name):
@@ -70,9 +67,17 @@ class Rendering(KubernetesComponent):
         if named:
             raise TrackbedError(
                 f"DATA_VOLUME={name}: there is no PersistentVolumeClaim of that name in {self.deployment.where}",
-                "create and fill it, or unset DATA_VOLUME",
+                f"`invoke data.add food11 --from=SOURCE --data-volume={name}` makes and fills it, or unset DATA_VOLUME",
             )
         return ""
+
+    def no_folder(self, name: str) -> TrackbedError:
+        """The error for data sets in a folder."""
+        return TrackbedError(
+            f"DATA_VOLUME={name} is a folder of this machine, which the cluster's nodes do not see",
+            f"`invoke data.add food11 --from={name} --data-volume=food11` copies it to a volume claim in "
+            f"{self.deployment.where}",
+        )
 
     def forget(self) -> None:
         """What it was read from has changed; what was found of the cluster is kept."""

@@ -48,17 +48,24 @@ class ToolPods(KubernetesComponent):
 
     def take(self, service: str, argv: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         """The pod for a command of a service, and the command as it is run there. Raises TrackbedError."""
-        key = (self.kubectl.context, self.kubectl.namespace, service)
-        thing = pod(service, self.rendering.things, self._node(service))
-        environment, made_from = self._described(thing)
-        running = _running.get(key)
-        if running is None or running.made_from != made_from or not self._is_up(running.name, service):
-            _end(self.kubectl, key)
-            at_end.call(partial(_end, self.kubectl, key))
-            running = self._begin(key, thing, partial(ToolPod, made_from=made_from, environment=environment))
+        thing = pod(service, self.rendering.things, self.node(service))
+        environment, _ = self._described(thing)
+        running = self.hold(service, thing, objects.WORKLOADS[service].container)
         return running.name, (*_assignments(running.environment, environment), *argv)
 
-    def _node(self, service: str) -> str:
+    def hold(self, what: str, thing: Object, container: str) -> ToolPod:
+        """A pod that waits, named after ``what``; the one that the task has, where it was made from the same."""
+        key = (self.kubectl.context, self.kubectl.namespace, what)
+        environment, made_from = self._described(thing)
+        running = _running.get(key)
+        if running is None or running.made_from != made_from or not self._is_up(running.name, container):
+            _end(self.kubectl, key)
+            at_end.call(partial(_end, self.kubectl, key))
+            named = partial(ToolPod, made_from=made_from, environment=environment)
+            running = self._begin(key, thing, container, named)
+        return running
+
+    def node(self, service: str) -> str:
         """Where the service runs now, if its volume may attach to no other node."""
         if objects.WORKLOADS[service].kind != "StatefulSet":
             return ""
@@ -69,19 +76,20 @@ class ToolPods(KubernetesComponent):
         """Its variables, and the hash of all else."""
         spec = thing["spec"]
         (container,) = spec["containers"]
-        environment = {one["name"]: str(one["value"]) for one in container["env"] if "value" in one}
-        others = [one for one in container["env"] if "value" not in one]
+        given = container.get("env") or []
+        environment = {one["name"]: str(one["value"]) for one in given if "value" in one}
+        others = [one for one in given if "value" not in one]
         bare = {**spec, "containers": [{**container, "env": others}]}
         return environment, digests.digest(bare, self.deployment.secrets_digest())
 
-    def _is_up(self, name: str, service: str) -> bool:
+    def _is_up(self, name: str, container: str) -> bool:
         """Whether it still is: its node may have gone, or somebody typed `invoke down` beside this."""
         live = self.kubectl.find("pod", name)
         if live is None or "deletionTimestamp" in live["metadata"]:
             return False
-        return pods.view(live, objects.WORKLOADS[service].container).state is State.READY
+        return pods.view(live, container).state is State.READY
 
-    def _begin(self, key: Key, thing: Object, named: partial[ToolPod]) -> ToolPod:
+    def _begin(self, key: Key, thing: Object, container: str, named: partial[ToolPod]) -> ToolPod:
         left = TRIES
         while True:
             left -= 1
@@ -90,7 +98,7 @@ class ToolPods(KubernetesComponent):
                 self.kubectl.apply(
                     [{**thing, "metadata": {**thing["metadata"], "name": made.name}}], f"pod {made.name}"
                 )
-                if self._begins(made.name, objects.WORKLOADS[key[2]].container, final=not left):
+                if self._begins(made.name, container, final=not left):
                     return made
             except BaseException:
                 _end(self.kubectl, key)

@@ -16,11 +16,13 @@ class Imports:
     import_s3_endpoint: str = setting(
         "",
         optional(kinds.ENDPOINT, ""),
-        "Endpoint of the object store that holds the artifacts of what is imported; empty is AWS",
+        "Endpoint of the object store that `import` and `data.add` read; empty is AWS",
         remembered=False,
     )
-    import_s3_region: str = setting("us-east-1", kinds.REGION, "Region of the bucket to import", remembered=False)
-    import_s3_access_key: str = setting("", kinds.ACCESS_KEY, "Access key of the bucket to import", remembered=False)
+    import_s3_region: str = setting("us-east-1", kinds.REGION, "Region of the bucket that they read", remembered=False)
+    import_s3_access_key: str = setting(
+        "", kinds.ACCESS_KEY, "Access key of the bucket that they read", remembered=False
+    )
     import_s3_secret_key: str = setting(
-        "", kinds.key(8), "Secret key of the bucket to import", secret=True, remembered=False
+        "", kinds.key(8), "Secret key of the bucket that they read", secret=True, remembered=False
     )

@@ -44,10 +44,10 @@ class Notebook:
     data_volume: str = setting(
         "food11",
         kinds.DATA,
-        "Docker volume or folder that the notebook sees read-only at /mnt; the default counts only while it exists",
-        tasks=NOTEBOOK,
+        "Volume or folder of data sets that the notebook only reads, at /mnt; the default counts only while it exists",
+        tasks=(*NOTEBOOK, "data_add", "data", "data_remove"),
         only=("data",),
-        instead="name a folder: --data-volume=/FOLDER",
+        instead="`invoke data.add` makes it; or name a folder: --data-volume=/FOLDER",
     )
     cull_idle: int = setting(
         "off",

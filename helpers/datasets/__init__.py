@@ -1,0 +1,1 @@
+"""Data sets beside each other in one volume or folder, which the notebook reads."""

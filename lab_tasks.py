@@ -1,0 +1,44 @@
+"""More of Trackbed's tasks, as tasks.py has them: data sets."""
+
+# As in tasks.py nothing heavy may be imported here.
+from __future__ import annotations
+
+from invoke.context import Context
+
+from command_line import task
+from helpers.settings.flags import Flags
+
+DATA_SET = {"name": "Name of the data set, as in food11"}
+TABLE_OR_JSON = {"format": "Format of the output: table or json", "json": "Short for --format=json"}
+
+
+@task(name="list", help=TABLE_OR_JSON)
+def data(context: Context, given: Flags, format: str = "table", json: bool = False) -> None:
+    """List the data sets that the notebook reads, with where they came from. Nothing has to run."""
+    from helpers.cli import datasets
+
+    datasets.list_sets(given, format, json)
+
+
+@task(
+    name="add",
+    positional=["name"],
+    help={
+        **DATA_SET,
+        "from_": "Where it is: https://..., a folder, an archive (.zip, .tar.gz) or s3://BUCKET/PREFIX",
+        "sha256": "SHA-256 that the archive must have",
+    },
+)
+def data_add(context: Context, given: Flags, name: str, from_: str = "", sha256: str = "") -> None:
+    """Add a data set in class folders for the notebook, checked. Interrupted, the same command goes on."""
+    from helpers.cli import datasets
+
+    datasets.add(given, name, from_, sha256)
+
+
+@task(name="remove", positional=["name"], help={**DATA_SET, "yes": "Do not ask"})
+def data_remove(context: Context, given: Flags, name: str, yes: bool = False) -> None:
+    """Remove a data set, or what an interrupted `data.add` has left. Shows what will go and asks."""
+    from helpers.cli import datasets
+
+    datasets.remove(given, name, yes)
