@@ -181,6 +181,8 @@ def repair(store: BlobStore, result: DamageReport) -> list[str]:
     done = []
     for path in sorted(result.damaged):
         top, _, last = path.partition("/")
+        if top in ("keys", "copies") and "keys/" in path:
+            continue  # of both not one is whole
         if path.endswith(".json"):
             other = f"{'copies' if top == 'backups' else 'backups'}/{last}"
             content = store.read(other, MANIFEST) if other not in result.damaged else b""

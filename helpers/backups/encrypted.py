@@ -176,6 +176,13 @@ def change_passphrase(store: BlobStore, new: str) -> None:
     repository_key.write(store.inner, store.key, new)
 
 
+def damaged_keys(store: BlobStore) -> dict[str, str]:
+    """What is wrong with the files of its key, by path: of two, one is enough to read everything."""
+    if not isinstance(store, Encrypted):
+        return {}
+    return dict.fromkeys(repository_key.lost(store.inner, store.key), "is missing or damaged: the key of this place")
+
+
 def lines(store: BlobStore) -> list[str]:
     """What to tell of a place that is encrypted, before the first backup there."""
     if not isinstance(store, Encrypted) or repository.names(store):

@@ -200,16 +200,24 @@ def write(store: BlobStore, key: Key, passphrase: str) -> None:
 
 def mend(store: BlobStore, key: Key, passphrase: str) -> list[str]:
     """Rewrite a key file of which only the other one is whole; gives the paths that were rewritten."""
-    paths = [f"{folder}/{key.id}.json" for folder in (FOLDER, COPIES)]
-    contents = {path: content for path in paths if (content := _whole(store, path))}
-    lost = [path for path in paths if path not in contents]
-    for content in contents.values() if lost else ():
+    missing = lost(store, key)
+    for whole in (path for path in _paths(key) if missing and path not in missing):
+        content = _whole(store, whole)
         if unwrapped(content, passphrase):
-            for path in lost:
+            for path in missing:
                 store.write(path, content)
             store.sync()
-            return lost
+            return missing
     return []
+
+
+def lost(store: BlobStore, key: Key) -> list[str]:
+    """Those of its two files that are missing or damaged."""
+    return [path for path in _paths(key) if not _whole(store, path)]
+
+
+def _paths(key: Key) -> list[str]:
+    return [f"{folder}/{key.id}.json" for folder in (FOLDER, COPIES)]
 
 
 def _whole(store: BlobStore, path: str) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import lifecycle, status
-from helpers.backups import create, damage, last_seen, locations, repository
+from helpers.backups import create, damage, encrypted, last_seen, locations, repository
 from helpers.backups.repository import Snapshot
 from helpers.engines.base import ProgressReporter
 from helpers.errors import SettingError, TrackbedError
@@ -40,11 +40,14 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
             )
         return _verified_files(chosen, meter)
     store, names = chosen
+    keys = encrypted.damaged_keys(store)
     if repair:
-        locations.target(project.settings, f"{store}/")  # refuses where root must not write
+        locations.target(project.settings, f"{store}/")  # refuses where root must not write; it writes lost keys again
     result = damage.examine(store, names, meter.report, set(names) == set(repository.names(store)))
+    result.damaged |= encrypted.damaged_keys(store)
     gone = last_seen.missing(project.settings.folder, store)
-    told = [f"warning: {gone}"] if gone else []
+    told = [f"repaired from its copy: {path}" for path in keys if path not in result.damaged]
+    told += [f"warning: {gone}"] if gone else []
     if result.ok or not repair:
         return Verified(
             (*damage.report(store, result), *told), result.ok and not gone, _summary(result), f"{store}", not result.ok

@@ -34,6 +34,7 @@ from helpers.backups import (
     salvage,
     schedule,
     scrub,
+    verify,
 )
 from helpers.backups.encrypted import Altered, Encrypted
 from helpers.backups.repository import Snapshot
@@ -667,3 +668,22 @@ def test_a_pod_of_a_schedule_encrypts_with_what_its_secret_holds(
         assert (phrase or "x" * 99) not in told and ("encrypted" in told) == bool(code)
     assert len(seen) == 2 and all(isinstance(store, Encrypted) for store in seen)
     assert len(repository.names(encrypted.opened(at(objects_there), PHRASE))) == 2
+
+
+@pytest.mark.parametrize("which", ["keys", "copies/keys"])
+def test_verify_names_a_damaged_key_file_and_repairs_it(tmp_path: Path, which: str) -> None:
+    lab, place = project(tmp_path / "state"), Folder(tmp_path / "repo")
+    lab = replace(lab, settings=lab.settings.reload({}, backup_passphrase=PHRASE))
+    store = vault(place)
+    write(store, OBJECTS)
+    path = f"{which}/{store.key.id}.json"
+    place.write(path, b"{}")
+
+    def verified(repair: bool) -> verify.Verified:
+        return verify.verify(lab, f"{tmp_path}/repo", repair, Silent(), lambda line: None)
+
+    found = verified(False)
+    assert not found.ok and found.repairable and any(path in line and "damaged" in line for line in found.lines)
+    found = verified(True)
+    assert found.ok and found.lines == (f"repaired from its copy: {path}",)
+    assert verified(False).ok and not verified(False).lines
