@@ -122,6 +122,12 @@ def docs(session: nox.Session) -> None:
     (source / "docs" / "site" / "index.rst").rename(source / "index.rst")
     words = ("--fail-on-warning", "--keep-going", "--quiet", "--fresh-env", "--jobs=auto")
     session.run("sphinx-build", *words, "--conf-dir=docs/site", str(source), "site", *session.posargs)
+    loaded = re.compile(
+        r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"(?:https?:)?//|url\([\"']?(?:https?:)?//|@import"
+    )
+    pages = [path for ending in ("html", "css") for path in (ROOT / "site").rglob(f"*.{ending}")]
+    if abroad := [str(path) for path in pages if loaded.search(path.read_text(encoding="utf-8"))]:
+        session.error(f"these load something from another host: {', '.join(abroad)}")
 
 
 @nox.session(allow_parallel=True, tags=FULL)

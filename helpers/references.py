@@ -65,13 +65,13 @@ def mirrored(reference: str, mirror: str) -> str:
     """The same image below a registry mirror; unchanged without one.
 
     The mirror takes the place of the registry's host: "postgres:18" becomes "MIRROR/library/postgres:18".
+    ``mirror``: for every registry, or words as in "ghcr.io=MIRROR/PATH" for some of them.
     """
-    if not mirror:
-        return reference
+    mirrors = {registry: place for registry, _, place in (word.rpartition("=") for word in mirror.split())}
     host, _, path = reference.partition("/")
-    if not path:
-        return f"{mirror}/library/{reference}"
-    named = "." in host or ":" in host or host == "localhost"
-    if named and host in DOCKER_HUB and "/" not in path:
-        return f"{mirror}/library/{path}"
-    return f"{mirror}/{path if named else reference}"
+    if not path or not ("." in host or ":" in host or host == "localhost"):
+        host, path = DOCKER_HUB[0], reference
+    host = DOCKER_HUB[0] if host in DOCKER_HUB else host
+    below = f"library/{path}" if host == DOCKER_HUB[0] and "/" not in path else path
+    place = mirrors.get(host, mirrors.get("", ""))
+    return f"{place}/{below}" if place else reference

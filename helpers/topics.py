@@ -36,6 +36,8 @@ MODULES: Mapping[str, str] = {
     "helpers.cli": "machine",  # a task whose own module has no line here
     "helpers.cli.data": "backups",
     "helpers.cli.examples": "notebook",
+    "helpers.datasets": "notebook",
+    "helpers.cli.datasets": "notebook",
     "helpers.cli.imports": "import",
     "helpers.cli.mistakes": "commands",
     "helpers.cli.options": "commands",

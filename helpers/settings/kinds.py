@@ -110,6 +110,11 @@ COUNT = integer(0, 9999)
 PATTERNS = Kind("patterns of names with commas, as in *.ckpt,runs/old", parsers.patterns, "PATTERNS")
 BACKUP_PLACE = Kind("an absolute folder (~ is your home) or s3://BUCKET/PREFIX", parsers.backup_place, "PLACE")
 LEASE_END = Kind("auto, or a date with time zone, as in 2026-11-28T18:00Z", parsers.lease_end, "DATE")
+MIRROR = Kind(
+    "HOST[:PORT][/PATH], without https://, or REGISTRY=HOST[:PORT][/PATH] for each of some registries",
+    parsers.mirrors,
+    "HOST/PATH",
+)
 REGISTRY = Kind("HOST[:PORT][/PATH], without https://", parsers.registry, "HOST/PATH")
 CONTEXT = matching(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,252}", "the name of a context in the kubeconfig", "CONTEXT")
 SERVER = matching(

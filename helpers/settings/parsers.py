@@ -329,6 +329,20 @@ def registry(value: str, context: ParseContext) -> str:
     return value
 
 
+def mirrors(value: str, context: ParseContext) -> str:
+    words = [word.rpartition("=") for word in value.split()]
+    named = [source for source, _, _ in words]
+    if len(words) > 1 and "" in named:
+        raise InvalidValue(rule="must be one HOST/PATH for all, or name the registry of each, as in ghcr.io=HOST/PATH.")
+    if len(set(named)) < len(named):
+        raise InvalidValue(rule="must name each registry once.")
+    for source, equals, place in words:
+        registry(place, context)
+        if equals and not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?", source):
+            raise InvalidValue()
+    return " ".join(value.split())
+
+
 def image(value: str, context: ParseContext) -> str:
     match = _IMAGE.fullmatch(value)
     if match is None or len(value) > 255:

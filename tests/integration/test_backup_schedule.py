@@ -34,7 +34,7 @@ def passphrase(own: dict[str, Clone]) -> Iterator[str]:
 
 def test_a_schedule(own: dict[str, Clone], passphrase: str, tmp_path: Path) -> None:
     clone, repo = own["embedded"], tmp_path / "repo"
-    make = ("backup.schedule", "--every=1h", f"--to={repo}", "--keep-last=1")
+    make = ("backup.schedule", "--every=1h", f"--to={repo}", "--keep-last=1", "--keep-daily=1", "--keep-weekly=1")
     with crontabs.standing(tmp_path) as crontab:
         done = clone.invoke(*make, around=crontab.around)
     assert done.returncode == 0, done.stderr

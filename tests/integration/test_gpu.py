@@ -28,7 +28,7 @@ from helpers.clone import JUPYTER_FOLDER
 from helpers.engines.docker.client import DockerApi
 from helpers.errors import TrackbedError
 from tests.conftest import Clone, as_user, require_docker
-from tests.integration import inspection
+from tests.integration import inspection, registries
 
 pytestmark = pytest.mark.machine
 GROUP = 61234
@@ -517,37 +517,16 @@ def test_data_volume_environment_and_volumes(docker: Clone, tmp_path: Path) -> N
 
 def test_images_are_pushed_for_a_team(docker: Clone, tmp_path: Path) -> None:
     require_docker()
-    program = shutil.which("docker-registry")
-    if program is None:
-        if os.environ.get("TRACKBED_REQUIRE_DOCKER") == "1":
-            pytest.fail("docker-registry is missing (Debian: docker-registry)")
-        pytest.skip("NOT TESTED: no docker-registry on this machine")
-    with socketserver.TCPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as probe:
-        port = probe.server_address[1]
-    (tmp_path / "config.yml").write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/store}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, "serve", str(tmp_path / "config.yml")], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    registry = f"127.0.0.1:{port}"
-    try:
-        inspection.until(
-            lambda: process.poll() is not None or inspection.ask(f"http://{registry}/v2/")[0] == 200,
-            lambda: (tmp_path / "log").read_text(),
-        )
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        done = docker.invoke("build", "mlflow", "--push", f"--registry={registry}/lab", timeout=600)
-        assert done.returncode == 0, done.stderr
-        assert f"MLFLOW_IMAGE={registry}/lab/mlflow:3.17.2" in done.stderr
-        status, text = inspection.ask(f"http://{registry}/v2/lab/mlflow/tags/list")
-        assert status == 200 and json.loads(text)["tags"] == ["3.17.2"]
-    finally:
-        process.terminate()
-        process.wait(30)
-        inspection.run("docker", "image", "rm", f"{registry}/lab/mlflow:3.17.2")
+    with registries.running(tmp_path) as running:
+        registry = running.host
+        try:
+            done = docker.invoke("build", "mlflow", "--push", f"--registry={registry}/lab", timeout=600)
+            assert done.returncode == 0, done.stderr
+            assert f"MLFLOW_IMAGE={registry}/lab/mlflow:3.17.2" in done.stderr
+            status, text = inspection.ask(f"http://{registry}/v2/lab/mlflow/tags/list")
+            assert status == 200 and json.loads(text)["tags"] == ["3.17.2"]
+        finally:
+            inspection.run("docker", "image", "rm", f"{registry}/lab/mlflow:3.17.2")
     inspection.refused(docker.invoke("build", "mlflow", "--push", f"--registry={registry}/lab"), 1, "docker login")
     inspection.refused(docker.invoke("build", "mlflow", "--push"), 2, "--registry")
 

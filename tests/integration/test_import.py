@@ -161,7 +161,7 @@ def _beside(clone: Clone, server: Server, folder: Path, before: imported.Said) -
         ended.set()
         thread.join()
     assert done.returncode == 0 and "every row was read back" in done.stderr, done.stderr
-    again = clone.invoke("import", *words)
+    again = clone.invoke("import", *words, "--merge")
     assert again.returncode == 0 and "has all of the source already" in again.stderr, again.stderr
     found = imported.said(server)
     assert len(found["runs"].pop(run)["metrics"]["x"]) == acknowledged > 0

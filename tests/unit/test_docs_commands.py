@@ -22,8 +22,6 @@ PROGRAMS = "invoke|sh|nox|git|docker|kubectl|ssh|scp|sudo|openssl|chmod|curl|eva
 TYPED = re.compile(rf"^(?:[A-Z_]+=\S* )*(?:\S*/bin/)?(?:{PROGRAMS})(?= |$)|^\. ", re.MULTILINE)
 MARK = re.compile(r"<!-- (?:tested by (?P<tests>[^>]+?)|not tested: (?P<why>[^>]{10,}?)) -->\n$")
 
-ELSEWHERE = {"--merge", "--keep-daily", "--keep-weekly"}  # unit tests give what they mean to the functions below
-
 
 class Block(NamedTuple):
     """A block of a page that a reader types. ``tests``: file::function below tests/."""
@@ -78,7 +76,7 @@ def test_the_named_tests_exist_and_type_its_commands(block: Block) -> None:
         assert f"def {function}(" in text or (not function and file.endswith("conftest.py")), name
         sources.append(text)
     for words in typed(block.text) if block.tests else ():
-        for word in set(words) - ELSEWHERE:
+        for word in words:
             assert any(_says(text, word) for text in sources), f"{block.place}: no test of it types {word}"
 
 

@@ -38,7 +38,7 @@ def test_dockerfiles_build_from_the_named_images(folder: str) -> None:
     stages = set(re.findall(r"^FROM \S+ AS (\S+)", text, re.MULTILINE))
     assert all(
         source.startswith("${") or source in {*stages, "scratch"}
-        for source in re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+        for source in re.findall(r"^(?:FROM |COPY --from=|# *syntax=)(\S+)", text, re.MULTILINE)
     )
 
 
@@ -82,3 +82,19 @@ def test_nothing_names_what_no_longer_exists() -> None:
 def test_a_mirror_takes_the_place_of_the_registry(reference: str, expected: str) -> None:
     assert mirrored(reference, "m.example/hub") == expected
     assert mirrored(reference, "") == reference
+
+
+def test_a_mirror_for_some_registries() -> None:
+    words = "docker.io=m.example/hub ghcr.io=n.example:5000/ghcr"
+    assert mirrored("postgres:18", words) == "m.example/hub/library/postgres:18"
+    assert mirrored("docker.io/pgsty/silo:1@sha256:ab", words) == "m.example/hub/pgsty/silo:1@sha256:ab"
+    assert mirrored("ghcr.io/versity/versitygw:v1", words) == "n.example:5000/ghcr/versity/versitygw:v1"
+    assert mirrored("quay.io/a/b:1", words) == "quay.io/a/b:1", "it is named by none"
+    assert mirrored("postgres:18", "ghcr.io=n.example/ghcr") == "postgres:18"
+
+
+def test_every_reference_has_a_mirror() -> None:
+    """No image and no base is left that a site's own registry cannot give."""
+    for key, image in references.images().items():
+        assert mirrored(image.reference, "m.example").startswith("m.example/"), key
+    assert set(images.BASES) == {path.parent.name for path in (ROOT / "docker").glob("*/Dockerfile")}

@@ -20,7 +20,7 @@ from helpers.errors import BAD_SETTING, SettingError
 from helpers.gpu.node_types import CHOICES
 from helpers.project.project import Project
 from helpers.project.state import State
-from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, generated, reference, resolved
+from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, generated, kinds, reference, resolved
 from tests.unit.fakes import deployed, project
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -482,7 +482,18 @@ BAD_VALUES = [
     ("DEVICES", "0,0", "must be all, or indexes of GPUs with commas, as in 0,1."),
     ("DEVICES", "-1", "must be all, or indexes of GPUs with commas, as in 0,1."),
     ("TORCH", "yes", "must be one of auto, cpu, none."),
-    ("REGISTRY_MIRROR", "https://m", "must be HOST[:PORT][/PATH], without https://."),
+    (
+        "REGISTRY_MIRROR",
+        "https://m",
+        "must be HOST[:PORT][/PATH], without https://, or REGISTRY=HOST[:PORT][/PATH] for each of some registries.",
+    ),
+    (
+        "REGISTRY_MIRROR",
+        "m.example/hub ghcr.io=n.example",
+        "must be one HOST/PATH for all, or name the registry of each, as in ghcr.io=HOST/PATH.",
+    ),
+    ("REGISTRY_MIRROR", "ghcr.io=m.example ghcr.io=n.example", "must name each registry once."),
+    ("REGISTRY_MIRROR", "ghcr.io/a=m.example", f"must be {kinds.MIRROR.allowed}."),
     ("TORCH_INDEX", "wheels", "must be http:// or https:// and the address of a wheel index."),
     ("CULL_IDLE", "30", "must be off, or a time as in 90s, 30m or 12h. Did you mean 30m?"),
     ("CULL_IDLE", "soon", "must be off, or a time as in 90s, 30m or 12h."),

@@ -16,8 +16,9 @@ class ImagesAndLimits:
 
     registry_mirror: str = setting(
         "",
-        optional(kinds.REGISTRY, ""),
-        "Registry that replaces all others for the default images and for the bases of our own",
+        optional(kinds.MIRROR, ""),
+        "Registry that replaces all others for the default images and for the bases of our own; or for some of "
+        "them, as in docker.io=HOST/hub ghcr.io=HOST/ghcr",
         only=("containers",),
     )
     build_network: str = setting(
