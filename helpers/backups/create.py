@@ -314,11 +314,13 @@ def stored(manifest: dict[str, Any]) -> str:
 @dataclass(frozen=True)
 class Health:
     """What a backup says of the workspace and of the repository it went into: lines, and whether it lacks the workspace
-    or earlier backups are damaged for good; ``gone``: what this machine made and the place has no more."""
+    or earlier backups are damaged for good; ``gone``: what this machine made and the place has no more;
+    ``encrypted``: whether nobody reads it without a passphrase."""
 
     lines: tuple[str, ...] = ()
     damaged: bool = False
     gone: str = ""
+    encrypted: bool = False
 
 
 def health(store: BlobStore, added: Added) -> Health:
@@ -368,7 +370,11 @@ def create(
         last_seen.remember(folder, goal, added.name)
         state = health(goal, added)
         lines = (*first, *state.lines, *([f"warning: {gone}"] if gone else []))
-        return str(Snapshot(goal, added.name)), added.manifest, Health(lines, state.damaged, gone)
+        return (
+            str(Snapshot(goal, added.name)),
+            added.manifest,
+            Health(lines, state.damaged, gone, isinstance(goal, Encrypted)),
+        )
 
 
 def _plain_file(settings: Settings) -> list[str]:

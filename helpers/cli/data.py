@@ -46,9 +46,8 @@ def backup(given: Flags, with_secrets: bool) -> int:
     for line in health.lines:
         console.notice(line)
     if with_secrets:
-        console.notice(
-            "the backup holds this project's secrets in plain text; only you can read the file (0600): keep it so"
-        )
+        plain = "in plain text; only you can read the file (0600): keep it so"
+        console.notice(f"the backup holds this project's secrets {'encrypted' if health.encrypted else plain}")
     return FAILED if health.damaged or health.gone else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import io
 import json
 import random
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from helpers import console, status
 from helpers.backups import (
@@ -687,3 +692,36 @@ def test_verify_names_a_damaged_key_file_and_repairs_it(tmp_path: Path, which: s
     found = verified(True)
     assert found.ok and found.lines == (f"repaired from its copy: {path}",)
     assert verified(False).ok and not verified(False).lines
+
+
+def test_the_format_is_as_docs_backup_tells(tmp_path: Path) -> None:
+    """Read with the library alone: somebody without Trackbed gets their data back."""
+    place = Folder(tmp_path / "repo")
+    snapshot = write(vault(place, "Mu\u0308ller und Sohn"), OBJECTS)
+    (name,) = place.names("keys")
+    facts = json.loads(raw(place, f"keys/{name}"))
+    sealed, salt = base64.b64decode(facts.pop("key")), base64.b64decode(facts["salt"])
+    numbers = {"iterations": facts["iterations"], "lanes": facts["lanes"], "memory_cost": facts["memory"]}
+    wrapping = Argon2id(salt=salt, length=32, **numbers).derive("M\u00fcller und Sohn".encode())
+    bound = json.dumps(facts, sort_keys=True).encode()
+    secret = AESGCM(wrapping).decrypt(sealed[:12], sealed[12:], bound)
+
+    def derived(use: str, length: int = 32) -> bytes:
+        return HKDF(SHA256(), length, salt=None, info=f"trackbed backup {use}".encode()).derive(secret)
+
+    def content(path: str, blob: bytes) -> bytes:
+        return AESGCM(derived("content")).decrypt(blob[:12], blob[12:], f"trackbed 1 {path}".encode())
+
+    def piece(digest: str) -> bytes:
+        path = f"pieces/{digest[:2]}/{digest}"
+        result = content(path, raw(place, path))
+        assert hmac.digest(derived("naming"), hashlib.sha256(result).digest(), "sha256").hex() == digest
+        return result
+
+    assert name == f"{derived('id', 16).hex()}.json"
+    path = f"backups/{snapshot.name}.json"
+    outer = json.loads(raw(place, path))
+    manifest = json.loads(content(path, base64.b64decode(outer["encrypted"])))
+    listed = [json.loads(line) for line in b"".join(map(piece, manifest["list"])).splitlines()]
+    found = {line[0]: b"".join(map(piece, line[4])) for line in listed if line[0].startswith("objects/")}
+    assert found == {f"objects/{name}": content for name, content in OBJECTS.items()} and outer["format"] == 3
