@@ -69,7 +69,7 @@ def test_up_ends_with_a_table(deployment: Clone) -> None:
     assert f"http://127.0.0.1:{deployment.ports['mlflow']}" in rows["mlflow"]
     assert f"http://127.0.0.1:{deployment.ports['jupyter']}/lab" in rows["jupyter"]
     box = deployment.first_up.stderr[deployment.first_up.stderr.index(f"{deployment.project} is ready") :]
-    link = re.search(r"http://\S+/lab\?token=\S+", box)
+    link = re.search(r"http://\S+/start\?token=\S+", box)
     assert link and inspection.ask(link[0])[0] == 200, box
     files = "/home/jovyan/work" if deployment.engine == "kubernetes" else str(deployment.project_folder / "workspace")
     assert f"http://127.0.0.1:{deployment.ports['mlflow']}/" in box and files in box
@@ -289,7 +289,7 @@ def test_no_secret_is_seen_anywhere(deployment: Clone) -> None:
     else:
         texts += [(deployment.project_folder / "embedded" / "supervisord.conf").read_text()]
     texts.append((deployment.project_folder / "state.json").read_text())
-    texts[0] = texts[0].replace(f"/lab?token={secrets['JUPYTER_TOKEN']}", "/lab")  # up's last words: to be opened
+    texts[0] = texts[0].replace(f"/start?token={secrets['JUPYTER_TOKEN']}", "/start")  # up's last words: to be opened
     for text in texts:
         result = [name for name, value in secrets.items() if value in text]
         assert not result, f"{result} in: {text[:300]}"
