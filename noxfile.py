@@ -209,6 +209,12 @@ def timers(session: nox.Session) -> None:
 
 
 @nox.session(default=False, tags=NIGHTLY)
+def prune(session: nox.Session) -> None:
+    """200 backups of a growing system in a folder and a bucket, pruned under kill -9: needs Docker for the bucket."""
+    suite(session, "prune")
+
+
+@nox.session(default=False, tags=NIGHTLY)
 def kubernetes_faults(session: nox.Session) -> None:
     """Faults and upgrades in that cluster while clients write: needs root, Linux, Docker, uv and a package index."""
     first, *others = KUBERNETES_FAULTS

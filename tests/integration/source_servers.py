@@ -85,8 +85,9 @@ def content(cluster: Cluster) -> str:
 
 
 @contextmanager
-def mariadb(clone: Clone, sqlite: Path) -> Iterator[Path]:
-    """The folder of a MariaDB server's socket `s`, with the same database and the same user."""
+def mariadb(clone: Clone, sqlite: Path, *network: str) -> Iterator[Path]:
+    """The folder of a MariaDB server's socket `s`, with the same database and the same user. ``network``: options with
+    which it listens to more than the socket."""
     folder = Path(tempfile.mkdtemp(prefix="tb-my-"))  # short: the socket's path is limited
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -105,7 +106,8 @@ def mariadb(clone: Clone, sqlite: Path) -> Iterator[Path]:
     subprocess.run(
         [*make, "--skip-name-resolve", "--force"], check=True, stdout=subprocess.DEVNULL, timeout=120, **common
     )
-    options = ["--no-defaults", data, f"--socket={folder / 's'}", "--skip-networking", f"--pid-file={folder / 'pid'}"]
+    options = ["--no-defaults", data, f"--socket={folder / 's'}", f"--pid-file={folder / 'pid'}"]
+    options += network or ("--skip-networking",)
     with (folder / "log").open("wb") as log, subprocess.Popen(["mariadbd", *options], stdout=log, **common) as process:
         try:
             waiting.until(lambda: _answers(folder), PATIENCE)
