@@ -46,7 +46,13 @@ end() {
 }
 
 say() { end; echo "setup: $*" >&2; }
-fail() { say "$1"; echo "  -> $2" >&2; if [ $# -gt 2 ]; then echo "$3" >&2; fi; exit 1; }
+fail() {
+  say "$1"
+  echo "  -> $2" >&2
+  if [ $# -gt 2 ]; then echo "$3" >&2; fi
+  echo "  see docs/troubleshooting.md#setup" >&2
+  exit 1
+}
 has() { command -v "$1" >/dev/null 2>&1; }
 is_root() { [ "$(id -u)" = 0 ]; }
 works() { "$@" >/dev/null 2>&1 </dev/null; }

@@ -14,6 +14,7 @@ from helpers.errors import SettingError, TrackbedError
 
 PAGE = "docs/troubleshooting.md"
 DOCTOR = "doctor"  # the heading of what `invoke doctor` prints
+SETUP = "setup"  # of what setup.sh prints
 # the first that matches
 MESSAGES: Mapping[str, str] = {
     r"^unexpected: ": "bug",

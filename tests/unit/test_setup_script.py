@@ -26,6 +26,8 @@ case "$*" in
 esac
 """
 
+PAGE = "  see docs/troubleshooting.md#setup"
+
 
 def program(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +289,7 @@ def test_the_line_to_type_is_one_that_works_for_who_types_it(
     done = run(clone, tmp_path / "bin", tools)
     assert done.returncode == 1 and "python3-venv is missing" in done.stderr
     again = "     Then type the same line again. Behind a proxy, before that: export http_proxy=URL https_proxy=URL"
-    assert done.stderr.endswith(f"\n  -> {line}\n{again}\n"), done.stderr
+    assert done.stderr.endswith(f"\n  -> {line}\n{again}\n{PAGE}\n"), done.stderr
     assert done.stderr.count("fetching pip") == 1
 
 
@@ -296,7 +298,7 @@ def test_apt_gets_the_proxies_by_the_names_that_it_knows(clone: Path, tools: Pat
     program(tmp_path / "bin" / "apt-get", f'#!/bin/sh\necho "$http_proxy $https_proxy" >>"{tmp_path}/asked"; exit 1\n')
     done = run(clone, tmp_path / "bin", tools, HTTP_PROXY="http://a:1", HTTPS_PROXY="http://b:2")
     assert set((tmp_path / "asked").read_text().splitlines()) == {"http://a:1 http://b:2"}
-    assert done.stderr.endswith("\n     Then type the same line again.\n")
+    assert done.stderr.endswith(f"\n     Then type the same line again.\n{PAGE}\n")
 
 
 def test_nothing_is_left_among_the_temporary_files(clone: Path, tools: Path, tmp_path: Path) -> None:

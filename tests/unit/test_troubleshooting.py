@@ -65,7 +65,14 @@ def test_errors_are_seen() -> None:
 
 
 def test_every_topic_has_a_heading_and_every_heading_a_topic() -> None:
-    named = {*topics.MESSAGES.values(), *topics.MODULES.values(), topics.TYPED, topics.OTHERWISE, topics.DOCTOR}
+    named = {
+        *topics.MESSAGES.values(),
+        *topics.MODULES.values(),
+        topics.TYPED,
+        topics.OTHERWISE,
+        topics.DOCTOR,
+        topics.SETUP,
+    }
     assert named == set(HEADINGS)
     assert len(HEADINGS) == len(set(HEADINGS)), "an anchor leads to one heading"
 
@@ -90,6 +97,10 @@ def test_words_of_a_topic_are_those_of_a_message(words: str) -> None:
     printed = [text.replace("1", filled) for text in texts() for filled in ("1", *engines)]
     for one in re.split(r"\|(?![^(]*\))", words):
         assert any(re.search(one, message) for message in printed), one
+
+
+def test_setup_names_the_page_too() -> None:
+    assert topics.reference(topics.SETUP) in (ROOT / "setup.sh").read_text()
 
 
 def test_what_a_message_prints_fits_a_narrow_terminal() -> None:
@@ -165,7 +176,7 @@ OTHERS = (  # the shell's, Invoke's, MLflow's and the browser's
 )
 QUOTED = [
     message
-    for title in ("Messages", "Messages of setup.sh", "Messages in MLflow")
+    for title in ("Messages", "Messages in MLflow")
     for row in re.findall(r"^\| (`.+?) \|", part(title).partition("### Doctor")[0] or part(title), re.MULTILINE)
     for message in re.findall(r"`([^`]+)`", row)
     if message not in OTHERS
