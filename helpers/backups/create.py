@@ -354,12 +354,13 @@ def create(
     from helpers import lifecycle, status  # late: a scheduled backup in a cluster has neither
 
     files, folder = project.settings.backup_workspace, project.settings.folder
-    goal = locations.target(project.settings, to)
-    if with_secrets and to.startswith("s3:") and not isinstance(goal, Encrypted):
+    # with a passphrase a bucket is encrypted, or an error
+    if with_secrets and to.startswith("s3:") and not project.settings.backup_passphrase:
         raise SettingError(
             "--with-secrets: secrets are not put into a bucket in plain text; back them up into a file, or encrypt the "
             "bucket's backups with BACKUP_PASSPHRASE."
         )
+    goal = locations.target(project.settings, to)
     with lifecycle.changing(project, notice):
         engine = status.running(project)
         if isinstance(goal, Path):

@@ -641,10 +641,11 @@ def test_secrets_go_into_a_bucket_only_where_it_is_encrypted(tmp_path: Path, mon
         raise reached
 
     monkeypatch.setattr(status, "running", running)
-    for target, expected in ((at(Objects()), "not put into a bucket in plain text"), (vault(at(Objects())), "reached")):
-        monkeypatch.setattr(locations, "target", lambda settings, to, target=target: target)
+    monkeypatch.setattr(locations, "target", lambda settings, to: vault(at(Objects())))
+    for phrase, expected in (("", "not put into a bucket in plain text"), (PHRASE, "reached")):
+        asked = replace(lab, settings=lab.settings.reload({}, backup_passphrase=phrase))
         with pytest.raises(TrackbedError, match=expected):
-            create.create(lab, "s3://bucket/x", True, Silent(), lambda line: None)
+            create.create(asked, "s3://bucket/x", True, Silent(), lambda line: None)
 
 
 def test_a_pod_of_a_schedule_encrypts_with_what_its_secret_holds(
