@@ -20,7 +20,9 @@ MIB = 2**20
 
 def add(given: Flags, name: str, source: str, sha256: str) -> None:
     if not source:
-        raise SettingError(f"data.add needs --from: name {sources.KINDS}.", f"invoke data.add {name} --from=SOURCE")
+        raise SettingError(
+            f"data.add needs --from: name {sources.KINDS}.", f"`invoke data.add {shlex.quote(name)} --from=SOURCE`"
+        )
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise SettingError("--sha256 has to be 64 hexadecimal digits, as `sha256sum FILE` prints them.")
     project = options.load(given)
