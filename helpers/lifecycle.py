@@ -42,9 +42,9 @@ def last_tried(flags: Mapping[str, str | None]) -> tuple[Project, tuple[str, ...
 
 
 @contextmanager
-def changing(project: Project, notice: Notice) -> Iterator[None]:
-    """Hold the project's lock and see its state as the last holder left it."""
-    with state.lock(project.settings.folder / state.LOCK, on_wait=notice):
+def changing(project: Project, notice: Notice, patience: float = 600) -> Iterator[None]:
+    """Hold the project's lock and see its state as the last holder left it. ``patience``: seconds to wait for it."""
+    with state.lock(project.settings.folder / state.LOCK, patience, notice):
         fresh = state.State.load(project.settings.folder)
         project.state = fresh
         yield

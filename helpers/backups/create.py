@@ -347,10 +347,15 @@ def health(store: BlobStore, added: Added) -> Health:
 
 
 def create(
-    project: Project, to: str, with_secrets: bool, progress: ProgressReporter, notice: Notice
+    project: Project,
+    to: str,
+    with_secrets: bool,
+    progress: ProgressReporter,
+    notice: Notice,
+    patience: float = 600,
 ) -> tuple[str, dict[str, Any], Health]:
     """Back up the running project into a file or a repository; gives where, as `restore` takes it, the manifest, and
-    what is to be said of the repository."""
+    what is to be said of the repository. ``patience``: seconds to wait for another task of the project."""
     from helpers import lifecycle, status  # late: a scheduled backup in a cluster has neither
 
     files, folder = project.settings.backup_workspace, project.settings.folder
@@ -361,7 +366,7 @@ def create(
             "bucket's backups with BACKUP_PASSPHRASE."
         )
     goal = locations.target(project.settings, to)
-    with lifecycle.changing(project, notice):
+    with lifecycle.changing(project, notice, patience):
         engine = status.running(project)
         if isinstance(goal, Path):
             manifest, kept = make(project, engine, goal, progress, with_secrets, files)

@@ -110,7 +110,7 @@ def remove(project: Project) -> tuple[str, ...]:
     if last_backup.load(project.settings.folder) is None:
         return ()
     removed = timers.remove(last_backup.mark(project.settings))
-    last_backup.forget(project.settings.folder)
+    last_backup.end(project.settings.folder)
     return ("no last backup of the lease is made any more", *removed)
 
 
@@ -230,7 +230,8 @@ def _back_up(
     try:
         patience = ends.end - begun - max(MARGIN * seen.needs, SPARE) if ends.end else HOUR
         with _first(folder, max(patience, 0.0), notice):
-            backup, manifest, health = create.create(project, place, False, progress, notice)
+            left = max(ends.end - time.time(), ENDING) if ends.end else HOUR
+            backup, manifest, health = create.create(project, place, False, progress, notice, left)
         source = locations.source(project.settings, backup)
         assert isinstance(source, Snapshot)
         read, seconds = _read_back(source, seen.backup if _is_of(seen, project) else "", project, progress)
@@ -243,6 +244,7 @@ def _back_up(
     done = replace(
         seen,
         state="done",
+        problem="it lacks files of the workspace, or earlier backups are damaged" if health.damaged else "",
         backup=backup,
         moment=moment,
         snapshot=snapshot,

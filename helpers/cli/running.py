@@ -14,7 +14,7 @@ from helpers.cli import options
 from helpers.cli.status import show_finding, show_services
 from helpers.errors import FAILED, EngineUnavailable, SettingError, TrackbedError
 from helpers.findings import Level
-from helpers.leases import lease
+from helpers.leases import last_backup, lease
 from helpers.project import backup_schedule, users
 from helpers.project.project import Project
 from helpers.services import DataItem
@@ -132,6 +132,7 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
         if delete_data and project.state.existed:
             for line in schedule.remove(project):
                 progress.notice(line)
+            last_backup.forget(project.settings.folder)
             lifecycle.delete_data(project, progress, console.notice)
     console.notice(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
     if not delete_data and project.state.existed:

@@ -84,6 +84,11 @@ def record(folder: Path, end: float) -> Record:
     return found if abs(found.end - end) <= SAME else Record(end, reading=found.reading)
 
 
+def end(folder: Path) -> None:
+    """Nothing makes it any more; how it went is still known."""
+    (folder / SETUP).unlink(missing_ok=True)
+
+
 def forget(folder: Path) -> None:
     for name in (SETUP, RECORD):  # never the lock, which somebody may hold
         (folder / name).unlink(missing_ok=True)
@@ -109,8 +114,10 @@ class Condition:
 def condition(settings: Settings, end: float, announced: bool, now: float) -> Condition:
     """How it stands, where a lease ends at ``end`` (0: nobody knows when)."""
     setup, seen = load(settings.folder), record(settings.folder, end)
-    if setup is None:
+    if setup is None and not seen.backup:
         return Condition(problem="no last backup is set up", fix=SET_UP)
+    if setup is None:
+        return Condition(_made(seen), "no later one is set up", SET_UP, True, _data(seen, announced, now))
     if setup.runner == CLUSTER:
         return _of_cluster(settings, end)
     if not timers.installed(mark(settings), setup.runner):
@@ -118,8 +125,24 @@ def condition(settings: Settings, end: float, announced: bool, now: float) -> Co
     if not end:
         return Condition(f"its last backup to {setup.place} begins with the notice")
     begins = seen.begins(announced)
-    data: dict[str, object] = {
-        "begins": begins or now,
+    problem = fix = ""
+    if seen.state == "failed":
+        problem, fix = f"its last backup failed: {seen.problem}", "`invoke backup.last` tries it now"
+    elif not seen.backup and seen.state != "running" and begins + 2 * setup.often < now:
+        problem, fix = "its last backup was to begin by now, and did not", "`invoke backup.last` makes it now"
+    elif seen.problem:
+        problem, fix = (
+            f"its last backup is whole, but {seen.problem}",
+            "`invoke backup.last` makes another and says more",
+        )
+    line = _made(seen) if seen.backup else _line(seen, setup, begins, now)
+    return Condition(line, problem, fix, bool(seen.backup), _data(seen, announced, now))
+
+
+def _data(seen: Record, announced: bool, now: float) -> dict[str, object]:
+    """Times in seconds since the epoch."""
+    return {
+        "begins": seen.begins(announced) or now,
         "lead": seen.lead or LEAST,
         "backup": seen.backup,
         "moment": seen.moment or None,
@@ -128,18 +151,14 @@ def condition(settings: Settings, end: float, announced: bool, now: float) -> Co
         "looked": seen.looked or None,
         "problem": seen.problem,
     }
-    problem = fix = ""
-    if seen.state == "failed":
-        problem, fix = f"its last backup failed: {seen.problem}", "`invoke backup.last` tries it now"
-    elif not seen.backup and seen.state != "running" and begins + 2 * setup.often < now:
-        problem, fix = "its last backup was to begin by now, and did not", "`invoke backup.last` makes it now"
-    return Condition(_line(seen, setup, begins, now), problem, fix, bool(seen.backup), data)
+
+
+def _made(seen: Record) -> str:
+    later = "; ".join(seen.later) or f"nothing came after it until {clock(seen.looked)}"
+    return f"its last backup is of {clock(seen.moment)}, read back: {seen.backup}; {later}"
 
 
 def _line(seen: Record, setup: Setup, begins: float, now: float) -> str:
-    if seen.backup:
-        later = "; ".join(seen.later) or f"nothing came after it until {clock(seen.looked)}"
-        return f"its last backup is of {clock(seen.moment)}, read back: {seen.backup}; {later}"
     if seen.state == "running":
         return f"its last backup to {setup.place} is being made"
     when = f"begins {clock(begins)}" if begins > now else "is due"

@@ -448,6 +448,24 @@ def test_what_is_typed(place: Place) -> None:
         last.run(place.lab, Silent(), lambda line: None)
 
 
+def test_what_is_known_of_it_stays_when_the_project_stops(place: Place, machine: dict[str, str]) -> None:
+    last.follow(place.lab)
+    place.clock.before(60)
+    place.look()
+    assert last.remove(place.lab) and not machine
+    level, words, data = told(place.lab)
+    assert level is Level.ERROR and "read back" in words and "no later one is set up" in words and data["verified"]
+    last.follow(place.lab)
+    assert "no later one" not in told(place.lab)[1]
+
+
+def test_one_that_lacks_something_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.clock.before(60)
+    monkeypatch.setattr(create, "create", lambda *given: (*place.create(*given)[:2], Health(("x",), True)))
+    assert not place.look().ok
+    assert "whole, but it lacks" in told(place.lab)[1] and told(place.lab)[2]["verified"]
+
+
 def test_a_damaged_record_is_none(place: Place) -> None:
     folder = place.lab.settings.folder
     for text in ("{", "[]", json.dumps({"end": "soon"})):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from helpers.backups import create, in_cluster, lead, prune, repository_writer
+from helpers.backups import create, damage, in_cluster, lead, prune, repository_writer
 from helpers.backups.storage import Folder
 from helpers.data import database
 from helpers.engines.kubernetes import kustomization, scheduled_backups
@@ -136,6 +136,37 @@ def test_an_earlier_backup_that_is_damaged_is_none(tmp_path: Path, held: list[st
         lead.newest(store, SimpleNamespace(settings=SimpleNamespace(project="p"), state=SimpleNamespace(instance="x")))
         is None
     )
+
+
+@pytest.mark.parametrize("looks", [[3.5], [3.5, 4.5, 5.4]])
+def test_the_last_backup_of_a_lease_in_a_cluster(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, looks: list[float]
+) -> None:
+    """Its pods look each hour: the one before its time waits for that."""
+    store, now = Folder(tmp_path / "repo"), time.time()
+    adds(monkeypatch, store)
+    slept, pruned, sleep = list[float](), list[Any](), time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: slept.append(seconds) if seconds > 60 else sleep(seconds))
+    monkeypatch.setattr(lead, "size", lambda project, engine: 2**20)
+    monkeypatch.setattr(prune, "prune", lambda *_: pruned.append(1))
+    given = plan(lease_end=now + 5 * HOUR)
+    in_cluster.run(given, ENVIRON, store, now)
+    for at in looks:
+        result = in_cluster.run(given, ENVIRON, store, now + at * HOUR)
+    assert not slept or slept == [pytest.approx(5 * HOUR - 900 - 4.5 * HOUR)]
+    made = len(list((tmp_path / "repo" / "backups").iterdir()))
+    assert result.state == "done" and made == (1 if len(looks) == 1 else 2) and pruned == [1]
+
+
+def test_a_last_backup_that_is_damaged_is_told(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, now = Folder(tmp_path / "repo"), time.time()
+    adds(monkeypatch, store)
+    monkeypatch.setattr(lead, "size", lambda project, engine: 2**20)
+    monkeypatch.setattr(damage, "examine", lambda *_, **named: SimpleNamespace(ok=False))
+    result = in_cluster.run(plan(lease_end=now + 600), ENVIRON, store, now)
+    assert result.state == "done" and "is damaged" in result.problem and result.good
 
 
 # what is told of the runs
