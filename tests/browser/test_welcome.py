@@ -24,11 +24,11 @@ def test_the_welcome_notebook_runs_through(browser: Browser, deployment: Clone, 
         page = context.new_page()
         page.goto(f"{address}&reset")
         notebook = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
-        expect(notebook.get_by_role("heading", name="Welcome")).to_be_visible()
+        expect(notebook.get_by_role("heading", name="Welcome")).to_be_visible(timeout=SLOW)
         for name in ("examples", "welcome.ipynb"):
-            expect(page.locator(".jp-DirListing-item", has_text=name).first).to_be_visible()
+            expect(page.locator(".jp-DirListing-item", has_text=name).first).to_be_visible(timeout=SLOW)
         # cells that are run before their kernel is there are not run at all
-        expect(page.get_by_text(re.compile(r"\| Idle$"))).to_be_visible()
+        expect(page.get_by_text(re.compile(r"\| Idle$"))).to_be_visible(timeout=SLOW)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         link = notebook.locator(".jp-OutputArea-output a", has_text="/runs/").first
@@ -41,5 +41,5 @@ def test_the_welcome_notebook_runs_through(browser: Browser, deployment: Clone, 
             Path(folder).mkdir(parents=True, exist_ok=True)
             page.screenshot(path=Path(folder) / f"{engine}-welcome.png")
         page.goto(link.get_attribute("href") or "")
-        expect(page.get_by_text("my first run").first).to_be_visible()
+        expect(page.get_by_text("my first run").first).to_be_visible(timeout=SLOW)
         context.close()
