@@ -13,6 +13,7 @@ import base64
 import hmac
 import json
 import secrets
+import threading
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ ITERATIONS, LANES, MEMORY = 3, 4, 64 * 1024  # KiB; the second choice of RFC 910
 LARGEST = {"iterations": 6, "lanes": 16, "memory": 128 * 1024}  # of a file that somebody else may have written
 LONGEST = 4096  # bytes of a key file
 MOST = 8  # key files that are tried: each costs a third of a second
+_ONE_AT_A_TIME = threading.Lock()  # OpenSSL's threads belong to the process: a second Argon2id with lanes gets none
 SETTLE = 2.5  # seconds after which another first backup is seen: stores tell times in whole seconds
 
 
@@ -69,7 +71,8 @@ def _of_passphrase(passphrase: str, salt: bytes, iterations: int, lanes: int, me
     from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
     text = unicodedata.normalize("NFC", passphrase).encode()  # keyboards differ in how they write an umlaut
-    return Argon2id(salt=salt, length=KEY, iterations=iterations, lanes=lanes, memory_cost=memory).derive(text)
+    with _ONE_AT_A_TIME:
+        return Argon2id(salt=salt, length=KEY, iterations=iterations, lanes=lanes, memory_cost=memory).derive(text)
 
 
 def _facts(id: str, salt: bytes, iterations: int, lanes: int, memory: int) -> dict[str, Any]:

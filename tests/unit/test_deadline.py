@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,20 +72,21 @@ def test_a_frozen_supervisor_is_seen_and_not_waited_for(silent: Path, monkeypatc
 def test_a_server_that_drips_does_not_hold_a_look_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
+        enough = threading.Event()
+
         def drip() -> None:
             connection, _ = listener.accept()
-            with connection:
-                try:
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-                    while True:
-                        connection.sendall(b"x")
-                        time.sleep(0.1)
-                except OSError:
-                    return
+            with connection, suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                while not enough.wait(0.1):
+                    connection.sendall(b"x")
 
-        threading.Thread(target=drip, daemon=True).start()
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
         began = time.monotonic()
         answer = http_request.ask(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=1)
+        enough.set()
+        thread.join()
     assert answer.status == 0 and "no whole answer" in answer.body and time.monotonic() - began < 5
 
 

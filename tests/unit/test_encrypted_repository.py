@@ -11,6 +11,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,13 @@ def test_without_any_key_file_it_is_neither_plain_nor_new(place: BlobStore) -> N
         place.write(f"{folder}/{store.key.id}.json", b"{}")
     with pytest.raises(TrackbedError, match="both files of its key"):
         encrypted.opened(place, PHRASE)
+
+
+def test_threads_derive_their_keys_one_after_the_other() -> None:
+    numbers = {"iterations": 1, "lanes": 4, "memory": 64}
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(pool.map(lambda n: repository_key._of_passphrase(f"{n}", b"s" * 16, **numbers), range(200)))
+    assert len(set(keys)) == 200
 
 
 def test_two_first_backups_take_one_key(place: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
