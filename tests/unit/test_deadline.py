@@ -71,7 +71,6 @@ def test_a_frozen_supervisor_is_seen_and_not_waited_for(silent: Path, monkeypatc
 
 def test_a_server_that_drips_does_not_hold_a_look_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-
         enough = threading.Event()
 
         def drip() -> None:
