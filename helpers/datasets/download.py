@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -121,7 +122,8 @@ class Download:
         asked = {"Range": f"bytes={before}-", "If-Range": mark} if before else {}
         with _answer(web, "GET", url, self.shown, (200, 206, 416), asked) as answer:
             remote = described(answer)
-            if answer.status_code == 416 or _begins(answer) != before:
+            other = answer.status_code == 206 and not _continues(answer, mark, noted.get("size") or 0)
+            if answer.status_code == 416 or other or _begins(answer) != before:
                 if answer.status_code == 416 and before == noted.get("size"):
                     return mark  # all of it is there
                 if before == noted.get("size") and remote == Remote(before, mark):
@@ -209,7 +211,8 @@ def _answer(
     except (requests.RequestException, ValueError) as error:
         raise TrackbedError(f"{shown}: {reason(error)}", "is the address right?") from None
     with answer:
-        if url.startswith("https:") and urlsplit(answer.url).scheme != "https":
+        way = [urlsplit(one.url).scheme for one in (*answer.history, answer)]
+        if way[0] == "https" and set(way) != {"https"}:  # whoever is on the way may lead back to https elsewhere
             raise TrackbedError(f"{shown} leads to an address without TLS, which is refused", "name that one")
         if answer.status_code in LATER:
             raise _Cut(f"the server answers {answer.status_code} {answer.reason}")
@@ -245,7 +248,17 @@ def _begins(answer: requests.Response) -> int:
     return int(words) if words.isdecimal() else -1
 
 
-def reason(error: Exception) -> str:
-    """The innermost words of what failed."""
-    text = str(getattr(error, "reason", None) or (error.args[0] if error.args else error))
-    return " ".join(text.split())[:200]
+def _continues(answer: requests.Response, mark: str, size: int) -> bool:
+    """Whether a part is of the file that was begun: not every server looks at If-Range. One may leave the mark out."""
+    whole = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    if size and whole.isdecimal() and int(whole) != size:
+        return False
+    return answer.headers.get("ETag" if mark.startswith('"') else "Last-Modified", mark) == mark
+
+
+def reason(error: BaseException) -> str:
+    """The innermost words of what failed. What surrounds them quotes the address, which may hold a secret."""
+    while isinstance(inner := getattr(error, "reason", None) or next(iter(error.args), None), Exception):
+        error = inner
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    return " ".join(re.sub(r"\?[^\s'\")]+", "?...", text).split())[:200]
