@@ -20,11 +20,10 @@ from helpers.suggestions import shown
 
 AGAIN = "pack the data set again with plain files and folders only, or name another archive"
 HEADER = 2**26  # bytes that are read at once: a header that says more would only fill the memory
-OPENERS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
-    (b"\x1f\x8b", gzip.open),
-    (b"BZh", bz2.open),
-    (b"\xfd7zXZ\x00", lzma.open),
-)
+XZ_MEMORY = 2**29  # bytes that unpacking may take; `xz -9` needs 65 MiB, and the format goes up to 4 GiB
+CHUNK = 2**18
+# the others' memory has no bound when they are read
+ZIPPED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 BROKEN = (
     *(EOFError, OSError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile, NotImplementedError),
@@ -41,7 +40,7 @@ class _Bounded(io.RawIOBase):
     """A stream of which nobody can ask more at once than a header may have."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+        self._stream, self.last = stream, b""
 
     def seek(self, place: int, whence: int = 0, /) -> int:
         return self._stream.seek(place, whence)
@@ -52,7 +51,66 @@ class _Bounded(io.RawIOBase):
     def read(self, count: int = -1, /) -> bytes:
         if not 0 <= count <= HEADER:
             raise tarfile.ReadError(f"a header of {count} bytes")
-        return self._stream.read(count)
+        self.last = self._stream.read(count)
+        return self.last
+
+
+class _Xz(io.RawIOBase):
+    """What lzma.open gives, within XZ_MEMORY. It is only read forward."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._place = stream, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._one = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, place: int, whence: int = 0, /) -> int:
+        if whence or place < self._place:
+            raise io.UnsupportedOperation("only what comes can be sought")
+        while self._place < place and self.read(min(CHUNK, place - self._place)):
+            pass
+        return self._place
+
+    def read(self, count: int = -1, /) -> bytes:
+        result = bytearray()
+        while len(result) < count and (data := self._more(count - len(result))):
+            result += data
+        self._place += len(result)
+        return bytes(result)
+
+    def _more(self, count: int) -> bytes:
+        while True:
+            given = b""
+            if self._one.eof:  # another stream may follow, behind padding
+                rest = self._one.unused_data.lstrip(b"\0")
+                while not rest:
+                    if not (data := self._stream.read(CHUNK)):
+                        return b""
+                    rest = data.lstrip(b"\0")
+                given = rest
+                self._begin()
+            elif self._one.needs_input and not (given := self._stream.read(CHUNK)):
+                raise EOFError("it ends early")
+            try:
+                data = self._one.decompress(given, count)
+            except lzma.LZMAError as error:
+                if "emory" not in str(error):
+                    raise
+                most = f"{XZ_MEMORY >> 20} MiB of memory"
+                raise lzma.LZMAError(f"it needs more than {most}; pack it again, as with `xz -9`") from None
+            if data:
+                return data
+
+
+OPENERS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"BZh", bz2.open),
+    (b"\xfd7zXZ\x00", _Xz),
+)
 
 
 def walk(stream: IO[bytes], what: str, most: int) -> Iterator[File]:
@@ -63,7 +121,10 @@ def walk(stream: IO[bytes], what: str, most: int) -> Iterator[File]:
     total = 0
     with _in_words(what):
         stream.seek(0)
-        for file in (_zipped if zipfile.is_zipfile(stream) else _tarred)(stream, what):
+        head = stream.read(tarfile.BLOCKSIZE)
+        # what lies in a tar archive may end as a zip archive does
+        tar = _opener(head) or head[257:262] == b"ustar" or not zipfile.is_zipfile(stream)
+        for file in (_tarred if tar else _zipped)(stream, what):
             total += file.size
             if total > most:
                 raise TrackbedError(
@@ -94,17 +155,23 @@ def _zipped(stream: IO[bytes], what: str) -> Iterator[File]:
                 raise _refused(what, member.filename, "a link" if kind == stat.S_IFLNK else "no plain file")
             if member.flag_bits & 1:
                 raise _refused(what, member.filename, "encrypted")
+            if member.compress_type not in ZIPPED:
+                raise _refused(what, member.filename, "packed in another way than deflate")
             with archive.open(member) as content:
                 yield File(member.filename, member.file_size, content)
 
 
+def _opener(head: bytes) -> Callable[..., Any] | None:
+    return next((opener for magic, opener in OPENERS if head.startswith(magic)), None)
+
+
 def _tarred(stream: IO[bytes], what: str) -> Iterator[File]:
     stream.seek(0)
-    head = stream.read(8)
+    opener = _opener(stream.read(8))
     stream.seek(0)
-    opener = next((opener for magic, opener in OPENERS if head.startswith(magic)), None)
     plain = cast("IO[bytes]", opener(stream)) if opener else stream
-    with tarfile.open(fileobj=cast("IO[bytes]", _Bounded(plain)), mode="r:") as archive:
+    bounded = _Bounded(plain)
+    with tarfile.open(fileobj=cast("IO[bytes]", bounded), mode="r:") as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
             if member.isdir():
@@ -112,9 +179,17 @@ def _tarred(stream: IO[bytes], what: str) -> Iterator[File]:
             if not member.isreg() or member.issparse():
                 link = member.issym() or member.islnk()
                 raise _refused(what, member.name, "a link" if link else "no plain file")
+            if member.size < 0:
+                raise tarfile.ReadError(f"a file of {member.size} bytes")
             content = archive.extractfile(member)
             assert content is not None
             yield File(member.name, member.size, content)
+    # tarfile takes a damaged header, or none, for the end; reading on also compares gzip's and xz's checksum
+    if bounded.last != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it ends early, or a header in it is damaged")
+    while data := plain.read(CHUNK):
+        if data.strip(b"\0"):
+            raise tarfile.ReadError("there is more behind its end")
 
 
 def _refused(what: str, name: str, why: str) -> TrackbedError:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
+import lzma
 import os
 import stat
 import tarfile
@@ -223,6 +226,56 @@ def test_what_does_not_fit_is_refused_before_it_is_written(one: Project, tmp_pat
     header.type, header.size = tarfile.XHDTYPE, 2**40  # a header that would fill the memory
     with pytest.raises(TrackbedError, match="cannot be read"):
         list(archives.walk(io.BytesIO(header.tobuf()), "bomb.tar", 2**62))
+
+
+def walked(content: bytes) -> int:
+    return len(list(archives.walk(io.BytesIO(content), "set", 2**62)))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_tar_archive_that_is_damaged_or_cut_is_not_a_smaller_one(mode: str) -> None:
+    plain, block = tarred({f"a/{number}.jpg": b"x" * 600 for number in range(5)}, "w"), 3 * 1536
+    pack = {"w:gz": gzip.compress, "w:bz2": bz2.compress, "w:xz": lzma.compress}.get(mode, bytes)
+    assert walked(pack(plain)) == 5
+    damaged = plain[: block + 5] + b"?" + plain[block + 6 :]
+    for content in (damaged, plain[:block], plain[: block + 100], plain[:block] + bytes(512) + plain[block:]):
+        with pytest.raises(TrackbedError, match="cannot be read"):
+            walked(pack(content))
+    if mode != "w":
+        with pytest.raises(TrackbedError, match="cannot be read"):
+            walked(pack(plain)[:-6])  # its checksum is missing
+
+
+def test_a_tar_archive_with_a_file_of_less_than_nothing_is_refused() -> None:
+    header = bytearray(tarfile.TarInfo("a/x.jpg").tobuf())
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * 32)
+    with pytest.raises(TrackbedError, match="cannot be read"):
+        for number, _ in enumerate(archives.walk(io.BytesIO(bytes(header) + bytes(1024)), "set.tar", 2**62)):
+            assert number < 10, "it does not end"
+
+
+def test_xz_is_read_in_several_streams_and_within_a_bound_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tarred({f"a/{number}.jpg": os.urandom(300_000) for number in range(3)}, "w")
+    packed = lzma.compress(plain[:70_000]) + bytes(8) + lzma.compress(plain[70_000:]) + bytes(4)
+    files = archives.walk(io.BytesIO(packed), "set", 2**62)
+    assert [len(file.stream.read(file.size)) for file in files] == [300_000] * 3
+    monkeypatch.setattr(archives, "XZ_MEMORY", 2**22)
+    with pytest.raises(TrackbedError, match="needs more than 4 MiB of memory"):
+        walked(packed)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_could_fill_the_memory_is_refused(method: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("a/1.jpg", bytes(1000))
+    with pytest.raises(TrackbedError, match="packed in another way than deflate"):
+        walked(buffer.getvalue())
+
+
+def test_a_zip_at_the_end_of_a_tar_archive_is_a_file_of_it() -> None:
+    assert walked(tarred({"a/1.jpg": b"x", "a/2.zip": zipped({f"{n}": b"" for n in range(9)})}, "w")) == 2
 
 
 @pytest.mark.parametrize("missing", ["validation", "evaluation"])
