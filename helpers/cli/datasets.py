@@ -50,7 +50,9 @@ def _tell(done: Added, flag: str) -> None:
     if done.layout and done.layout.sorted:
         console.notice("the pictures had their class's number in their name: they are in class_00, class_01, ... now")
     if done.layout and done.layout.left:
-        console.notice(f"left out: {counted(done.layout.left, 'file')} that a file manager puts beside others")
+        console.notice(
+            f"left out: {counted(done.layout.left, 'file')} that a file manager or Trackbed puts beside others"
+        )
     if done.sha256:
         console.notice(f"SHA-256 of the archive: {done.sha256}")
     if one.name == layout.FOOD11:

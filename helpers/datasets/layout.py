@@ -19,7 +19,7 @@ SPLITS = {FOOD11: ("training", "validation", "evaluation")}
 COMMON_SPLITS = frozenset(
     ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation")
 )
-JUNK = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)", re.I)
+JUNK = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini|\.trackbed[^/]*)", re.I)
 BESIDE = frozenset(("", ".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".pdf", ".html"))
 NUMBERED = re.compile(r"(\d{1,4})_[^/]+")  # the name of a picture in the Food-11 release: CLASS_NUMBER.jpg
 LONGEST = 255  # bytes of a name

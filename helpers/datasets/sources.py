@@ -88,8 +88,10 @@ class Folder(Source):
 
 @dataclass
 class Archive(Source):
+    """It may lie where somebody else writes: what is written is what was summed."""
+
     path: Path
-    summed: str = field(default="", init=False)
+    _known: tuple[int, ...] = field(default=(), init=False)
 
     def mark(self) -> str:
         info = self.path.stat()
@@ -98,10 +100,11 @@ class Archive(Source):
     def ready(self, path: Path, progress: ProgressReporter, sha256: str) -> str:
         progress.step(f"reading {self.shown}")
         with self._opened() as stream:
-            self.summed = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
-        if sha256 and self.summed != sha256:
-            raise download.wrong_sum(self.shown, self.summed)
-        return self.summed
+            self._known = _identity(stream)
+            summed = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        if sha256 and summed != sha256:
+            raise download.wrong_sum(self.shown, summed)
+        return summed
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
@@ -111,6 +114,16 @@ class Archive(Source):
     def walk(self, most: int) -> Iterator[File]:
         with self._opened() as stream:
             yield from archives.walk(stream, self.shown, most)
+            if self._known != _identity(stream):
+                raise TrackbedError(
+                    f"{self.shown} was changed while it was read", "stop what writes there, then try again"
+                )
+
+
+def _identity(stream: IO[bytes]) -> tuple[int, ...]:
+    """Another one after any change, also where somebody has set the time of change back."""
+    info = os.fstat(stream.fileno())
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
 @dataclass

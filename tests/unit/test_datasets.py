@@ -8,6 +8,7 @@ import hashlib
 import io
 import lzma
 import os
+import shutil
 import stat
 import tarfile
 import threading
@@ -337,6 +338,39 @@ def test_a_sum_that_is_another_one(one: Project, tmp_path: Path) -> None:
     for wrong in ("../x", "", "a b", ".hidden"):
         with pytest.raises(SettingError, match="a data set's name"):
             layout.name_of(wrong)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_archive_that_is_changed_behind_its_sum_is_not_added(
+    one: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    path = saved(tmp_path, zipped(FILES))
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    other, times = zipped({name: content[::-1] for name, content in FILES.items()}), path.stat()
+    names = sources.names
+
+    def changed(*words: Any) -> list[tuple[str, int]]:
+        result = names(*words)
+        if replaced:
+            saved(tmp_path, other, "other").rename(path)
+        else:
+            path.write_bytes(other)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        return result
+
+    monkeypatch.setattr(sources, "names", changed)
+    with pytest.raises(TrackbedError, match="was changed while it was read"):
+        add(one, path, sha256=expected)
+    assert adding.listing(one, Silent()).sets == ()
+
+
+def test_a_data_set_of_another_volume_is_added_without_its_note(one: Project, tmp_path: Path) -> None:
+    add(one, saved(tmp_path, zipped(FILES)))
+    copied = tmp_path / "copied"
+    shutil.copytree(one.settings.data_folder / "Food-11", copied)
+    (copied / "training" / "class_00" / ".trackbed-part").write_bytes(b"x")
+    done = add(one, copied, "again")
+    assert there(one, "again") == FILES and done.layout and done.layout.left == 2
 
 
 def test_a_broken_archive_and_what_is_none(one: Project, tmp_path: Path) -> None:
