@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from helpers.data.checksum import SetSum
 from helpers.data.workspace_files import PYTHON, Reader, finish
-from helpers.datasets import layout, sources
+from helpers.datasets import download, layout, sources
 from helpers.datasets.layout import Layout
 from helpers.datasets.sources import Source
 from helpers.engines import select
@@ -149,8 +149,7 @@ def add(project: Project, word: str, text: str, sha256: str, progress: ProgressR
         raise TrackbedError(f"--sha256 has no effect: {chosen.shown} is not one file", "leave --sha256 out")
     engine = select.choose(project).engine
     volume = engine.data_volume()
-    kept = project.settings.folder / "downloads" / folder
-    with state.lock(kept.with_name(f"{folder}.lock"), on_wait=notice):
+    with _downloads(project, folder, notice) as kept:
         there = _listed(volume, progress).find(folder)
         mark = chosen.mark()
         if there is not None:
@@ -181,6 +180,14 @@ def add(project: Project, word: str, text: str, sha256: str, progress: ProgressR
         chosen.done()
     done = DataSet(folder, len(sizes), sum(sizes.values()), note, f"{volume.inside}/{folder}")
     return Added(done, True, new_volume and _notebook_runs(project, engine), arranged, summed)
+
+
+@contextmanager
+def _downloads(project: Project, folder: str, notice: Notice) -> Iterator[Path]:
+    """Where the archive of a data set lies, which one task of the project works on at a time."""
+    kept = project.settings.folder / "downloads"
+    with state.lock(kept / f".{folder}.lock", on_wait=notice):  # the dot: a data set may be called x.lock
+        yield kept / folder
 
 
 def _notebook_runs(project: Project, engine: Engine) -> bool:
@@ -320,11 +327,11 @@ def find(project: Project, word: str, progress: ProgressReporter) -> tuple[str, 
 def remove(project: Project, folder: str, progress: ProgressReporter) -> int:
     """A data set, what an interrupted filling left of it, and its download. Gives how many files went."""
     volume = select.choose(project).engine.data_volume()
-    kept = project.settings.folder / "downloads" / folder
-    progress.step(f"removing {folder} from {volume.words}")
-    with _script(volume, "remove", folder) as (_, reader):
-        line = reader.line()
-        reader.end()
-    for path in (kept, kept.with_name(f"{folder}.json")):
-        path.unlink(missing_ok=True)
+    with _downloads(project, folder, progress.step) as kept:
+        progress.step(f"removing {folder} from {volume.words}")
+        with _script(volume, "remove", folder) as (_, reader):
+            line = reader.line()
+            reader.end()
+        for path in (kept, download.note(kept)):
+            path.unlink(missing_ok=True)
     return int(line[1])

@@ -35,6 +35,11 @@ LATER = (408, 425, 429, 500, 502, 503, 504)
 AGAIN = "run the same command again: it goes on from there"
 
 
+def note(path: Path) -> Path:
+    """What is known of a download. No data set's name begins with a dot, and one may be called x.json."""
+    return path.with_name(f".{path.name}.json")
+
+
 class _Cut(Exception):
     """The connection ended early, or the server may answer a moment later."""
 
@@ -51,7 +56,7 @@ class Download:
     """A file in the making at ``path``, with a note beside it of what it is."""
 
     def __init__(self, path: Path, source: str, shown: str, progress: ProgressReporter) -> None:
-        self.path, self._note = path, path.with_name(f"{path.name}.json")
+        self.path, self._note = path, note(path)
         self._source, self.shown, self._progress = hashlib.sha256(source.encode()).hexdigest(), shown, progress
         self._fruitless = self._best = 0
 

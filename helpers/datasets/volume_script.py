@@ -3,13 +3,13 @@
 It gets here on stdin, as text, and may meet any Python from 3.11 on. Nothing of the project is there. No link is
 followed: every file is opened from the folder above it. Each answer is a JSON line; ["busy"] may come at any time.
 
-    list                ["set", FOLDER, FILES, BYTES, NOTE] for each folder; ["left", FOLDER] for one whose filling was
-                        interrupted; at last ["free", BYTES]
+    list                ["set", FOLDER, FILES, BYTES, NOTE] for each folder; ["left", FOLDER] for one whose filling or
+                        removal was interrupted; at last ["free", BYTES]
     add FOLDER          says ["taken", NOTE] where it is there; else ["has", NAME, SIZE, SHA-256] for each file that an
                         interrupted filling left, and ["ready", FREE]. Then takes ["file", NAME, SIZE] with so many
                         bytes, ["keep", NAME], and ["end", NOTE, SUM]. What was not named goes, all is read back from
                         the disk, and the folder gets its name in one step: ["done", FILES, BYTES]
-    remove FOLDER       and what an interrupted filling left of it: ["gone", FILES]
+    remove FOLDER       and what an interrupted one of both left of it: ["gone", FILES]
 
 SUM is that of helpers/data/checksum.py. NOTE is the text in the folder's `.trackbed.json`.
 """
@@ -27,7 +27,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -35,6 +35,7 @@ FOLDER = LOOK | os.O_DIRECTORY
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 NOTE = ".trackbed.json"
 ADDING = ".trackbed-adding-"
+REMOVING = ".trackbed-removing-"
 PART = ".trackbed-part"
 OWN = ("lost+found",)
 LARGEST_NOTE = 2**16
@@ -113,8 +114,8 @@ def show(root: int) -> None:
     for name, info in entries(root):
         if not stat.S_ISDIR(info.st_mode) or name in OWN:
             continue
-        if name.startswith(ADDING):
-            say("left", name[len(ADDING) :])
+        if begin := next((one for one in (ADDING, REMOVING) if name.startswith(one)), ""):
+            say("left", name.removeprefix(begin))
             continue
         with opened(name, root) as folder:
             count = size = 0
@@ -122,6 +123,27 @@ def show(root: int) -> None:
                 count, size = count + (path != NOTE), size + (length if path != NOTE else 0)
             say("set", name, count, size, note(folder))
     say("free", free(root))
+
+
+def alone(root: int, name: str, folder: int) -> None:
+    """Nobody else fills or removes this folder as long as it is open. Other projects may have the same volume."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("another `invoke data.add` or `invoke data.remove` is at work on it now")
+    except OSError:
+        pass  # a disk of the network without locks
+    in_place(root, name, folder)
+
+
+def in_place(root: int, name: str, folder: int) -> None:
+    """An open folder has still its name: it was not removed, nor got its last name, while it was waited for."""
+    try:
+        if os.path.samestat(os.stat(name, dir_fd=root, follow_symlinks=False), os.fstat(folder)):
+            return
+    except FileNotFoundError:
+        pass
+    sys.exit("another command has added or removed it meanwhile")
 
 
 class Filling:
@@ -213,6 +235,7 @@ class Filling:
             os.fsync(stream.fileno())
         self._given(self.staging, 0o755)
         os.fsync(self.staging)
+        in_place(self.root, ADDING + name, self.staging)
         os.rename(ADDING + name, name, src_dir_fd=self.root, dst_dir_fd=self.root)
         os.fsync(self.root)
         say("done", count, size)
@@ -225,17 +248,13 @@ def add(root: int, name: str) -> None:
         return
     except FileNotFoundError:
         pass
+    shutil.rmtree(REMOVING + name, ignore_errors=True, dir_fd=root)  # a removal that was interrupted
     try:
         os.mkdir(ADDING + name, 0o700, dir_fd=root)
     except FileExistsError:
         pass
     with opened(ADDING + name, root) as staging:
-        try:
-            fcntl.flock(staging, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit("another `invoke data.add` is filling it now")
-        except OSError:
-            pass  # a disk of the network without locks
+        alone(root, ADDING + name, staging)
         filling = Filling(root, staging)
         for path, size, folder, own in files(staging):
             if own not in (PART, NOTE):
@@ -256,19 +275,25 @@ def add(root: int, name: str) -> None:
 
 def remove(root: int, name: str) -> None:
     count = 0
-    for own in (ADDING + name, name):
-        try:
+    with suppress(FileNotFoundError), opened(ADDING + name, root) as folder:
+        alone(root, ADDING + name, folder)
+        count += counted(folder)
+        shutil.rmtree(ADDING + name, dir_fd=root)
+    for own in (REMOVING + name, name):
+        with suppress(FileNotFoundError):
             with opened(own, root) as folder:
-                count += sum(1 for path, _, _, _ in files(folder) if path != NOTE)
-        except FileNotFoundError:
-            continue
-        # a name first that no data set has: what is half removed is not found by anybody
-        if own == name:
-            going = f"{ADDING}{name}"
-            os.rename(own, going, src_dir_fd=root, dst_dir_fd=root)
-            own = going
-        shutil.rmtree(own, dir_fd=root)
+                count += counted(folder)
+            # a name first that no data set has: what is half removed is not found by anybody, nor filled again. A lock
+            # would not do: whoever reads the data set could hold it
+            if own == name:
+                own = REMOVING + name
+                os.rename(name, own, src_dir_fd=root, dst_dir_fd=root)
+            shutil.rmtree(own, dir_fd=root)
     say("gone", count)
+
+
+def counted(folder: int) -> int:
+    return sum(1 for path, _, _, _ in files(folder) if path != NOTE)
 
 
 def main(place: str, task: str, *words: str) -> None:

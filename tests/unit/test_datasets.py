@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import fcntl
 import gzip
 import hashlib
 import io
@@ -24,7 +25,7 @@ from tenacity import wait_none
 
 from helpers.backups.bucket import Access, Bucket
 from helpers.cli import datasets as task
-from helpers.datasets import adding, archives, download, layout, sources
+from helpers.datasets import adding, archives, download, layout, sources, volume_script
 from helpers.datasets.adding import Added
 from helpers.engines import select
 from helpers.errors import SettingError, TrackbedError
@@ -236,7 +237,13 @@ def walked(content: bytes) -> int:
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_a_tar_archive_that_is_damaged_or_cut_is_not_a_smaller_one(mode: str) -> None:
     plain, block = tarred({f"a/{number}.jpg": b"x" * 600 for number in range(5)}, "w"), 3 * 1536
-    pack = {"w:gz": gzip.compress, "w:bz2": bz2.compress, "w:xz": lzma.compress}.get(mode, bytes)
+    packers: dict[str, Callable[[bytes], bytes]] = {
+        "w": bytes,
+        "w:gz": gzip.compress,
+        "w:bz2": bz2.compress,
+        "w:xz": lzma.compress,
+    }
+    pack = packers[mode]
     assert walked(pack(plain)) == 5
     damaged = plain[: block + 5] + b"?" + plain[block + 6 :]
     for content in (damaged, plain[:block], plain[: block + 100], plain[:block] + bytes(512) + plain[block:]):
@@ -424,6 +431,58 @@ def test_what_was_interrupted_can_be_removed(one: Project, tmp_path: Path, monke
     assert os.listdir(one.settings.data_folder) == []
 
 
+def test_nothing_is_removed_that_another_project_fills(one: Project, tmp_path: Path) -> None:
+    add(one, saved(tmp_path, zipped(FILES)))
+    staging = one.settings.data_folder / f"{volume_script.ADDING}Food-11"
+    staging.mkdir()
+    handles = [os.open(folder, os.O_RDONLY) for folder in (staging, one.settings.data_folder / "Food-11")]
+    for handle in handles:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with pytest.raises(TrackbedError, match=r"data.remove` is at work on it now"):
+        adding.remove(one, "Food-11", Silent())
+    assert there(one) == FILES
+    os.close(handles[0])
+    assert adding.remove(one, "Food-11", Silent()) == len(FILES)  # whoever reads it cannot hold it
+    os.close(handles[1])
+
+
+def test_a_removal_that_was_interrupted_is_listed_and_ends_with_the_next_command(one: Project, tmp_path: Path) -> None:
+    path, root = saved(tmp_path, zipped(FILES)), one.settings.data_folder
+    for again in (lambda: adding.remove(one, "Food-11", Silent()), lambda: add(one, path)):
+        add(one, path)
+        (root / "Food-11").rename(root / f"{volume_script.REMOVING}Food-11")
+        assert adding.listing(one, Silent()).unfinished == ("Food-11",)
+        again()
+        assert adding.listing(one, Silent()).unfinished == ()
+
+
+def test_a_folder_that_went_while_it_was_waited_for_is_not_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, lock = os.open(tmp_path, os.O_RDONLY), fcntl.flock
+
+    def late(handle: int, kind: int) -> None:
+        lock(handle, kind)
+        (tmp_path / f"{volume_script.ADDING}cats").rename(tmp_path / "cats")  # as the other one's last step
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    try:
+        with pytest.raises(SystemExit, match="has added or removed it meanwhile"):
+            volume_script.add(root, "cats")
+    finally:
+        os.close(root)
+
+
+def test_data_sets_that_are_called_as_what_lies_beside_others_do_not_meet(one: Project, server: Server) -> None:
+    server.cuts = [1000, *[0] * download.TRIES]
+    with pytest.raises(TrackbedError, match="cut"):
+        add(one, server.url)
+    for name in ("Food-11.json", "Food-11.lock"):
+        assert add(one, server.url, name).new
+    server.asked.clear()
+    assert add(one, server.url).new and server.asked == ["bytes=1000-"]
+
+
 # a server
 
 
@@ -485,7 +544,7 @@ def test_a_connection_that_is_cut_goes_on_where_it_was(one: Project, server: Ser
     assert done.new and there(one) == FILES
     assert server.asked == ["", "bytes=1000-", "bytes=3000-"]
     assert done.set.note["from"].endswith("/Food-11.zip")  # an address may hold a secret
-    assert not list((one.settings.folder / "downloads").glob("Food-11*[!k]"))
+    assert os.listdir(one.settings.folder / "downloads") == [".Food-11.lock"]
     assert not add(one, server.url).new and len(server.asked) == 3
 
 
@@ -577,7 +636,7 @@ def test_a_download_that_does_not_fit(one: Project, server: Server, monkeypatch:
 def test_a_sum_that_is_wrong_leaves_no_download(one: Project, server: Server) -> None:
     with pytest.raises(TrackbedError, match="not the one that --sha256 names"):
         add(one, server.url, sha256="1" * 64)
-    assert [path.name for path in (one.settings.folder / "downloads").iterdir()] == ["Food-11.lock"]
+    assert [path.name for path in (one.settings.folder / "downloads").iterdir()] == [".Food-11.lock"]
 
 
 # a bucket
