@@ -172,6 +172,20 @@ def test_a_replaced_token_is_forgotten(serve: Serve, tmp_path: Path) -> None:
     assert not any("token" in str(address) for address in shown(app, cookie=cookie).links)
 
 
+def test_a_browser_that_another_page_led_here_asks_once_more_with_its_cookie(serve: Serve) -> None:
+    def asked(app: access_token.App, **headers: str) -> str:
+        answer = asgi.ask(app, "/start", "GET", "", b"", "http", **{"host": LOCAL, **headers})
+        return answer.headers.get("refresh", "")
+
+    app = serve()
+    assert asked(app, **{"sec-fetch-site": "cross-site"}) == "0; url=/start"  # as from the file of `invoke open`
+    for site in ("none", "same-origin"):  # it is not asked for ever
+        assert not asked(app, **{"sec-fetch-site": site})
+    assert not asked(app)
+    assert not asked(app, **{"sec-fetch-site": "cross-site", "cookie": f"trackbed-start-8000={TOKEN}"})
+    assert not asked(serve({**KNOWN, "notebook_digest": ""}), **{"sec-fetch-site": "cross-site"})
+
+
 def test_behind_the_gateway_no_link_has_a_token_and_each_sees_the_own_name(serve: Serve) -> None:
     app = serve(token=MLFLOW_TOKEN, key="gateways-key")
     inside = f"Bearer {MLFLOW_TOKEN}"

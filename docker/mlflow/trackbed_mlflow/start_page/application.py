@@ -17,6 +17,7 @@ from trackbed_mlflow.start_page.probes import Probes
 
 JSON = "/start.json"
 PATHS = frozenset({link.PATH, JSON})
+AGAIN = ((b"refresh", b"0; url=" + link.PATH.encode()),)  # from this page itself the browser brings them
 HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"  # MLflow's own list: patterns of fnmatch
 
 
@@ -35,6 +36,11 @@ def headers(style: str) -> tuple[tuple[bytes, bytes], ...]:
         (b"cross-origin-resource-policy", b"same-origin"),
         (b"cache-control", b"no-store"),
     )
+
+
+def from_elsewhere(given: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether another page, or a file, has led here: a browser then keeps its strict cookies to itself."""
+    return any(name == b"sec-fetch-site" and value in (b"cross-site", b"same-site") for name, value in given)
 
 
 class StartPage:
@@ -63,8 +69,10 @@ class StartPage:
                 body = json.dumps(view.data(), indent=1).encode() + b"\n"
                 await self._send(scope, send, 200, b"application/json", body)
             else:
-                body = self.page.text(view, link.kept(scope, known)).encode()
-                await self._send(scope, send, 200, b"text/html; charset=utf-8", body)
+                token = link.kept(scope, known)
+                again = AGAIN if known.get("notebook_digest") and not token and from_elsewhere(scope["headers"]) else ()
+                body = self.page.text(view, token).encode()
+                await self._send(scope, send, 200, b"text/html; charset=utf-8", body, again)
 
     def _is_own(self, given: Iterable[tuple[bytes, bytes]]) -> bool:
         """Against DNS rebinding: a foreign name that leads here."""
@@ -74,8 +82,10 @@ class StartPage:
             re.fullmatch(r"[\w.:\[\]-]+", named[0]) and any(fnmatch(named[0], pattern) for pattern in self.hosts)
         )
 
-    async def _send(self, scope: Scope, send: Send, status: int, kind: bytes, body: bytes) -> None:
-        given = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *self.headers]
+    async def _send(
+        self, scope: Scope, send: Send, status: int, kind: bytes, body: bytes, more: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        given = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *self.headers, *more]
         await send({"type": "http.response.start", "status": status, "headers": given})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
