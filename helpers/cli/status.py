@@ -20,7 +20,7 @@ from helpers.engines.base import Engine, State
 from helpers.errors import FAILED, SettingError, TrackbedError
 from helpers.findings import Finding, Level
 from helpers.leases import lease
-from helpers.project import backup_schedule, mlflow_jobs
+from helpers.project import access, backup_schedule, mlflow_jobs
 from helpers.project.project import Project
 from helpers.services import MLFLOW
 from helpers.settings.flags import Flags
@@ -188,5 +188,8 @@ def open_page(given: Flags) -> None:
     line = inspection.tunnel(view)
     if line:
         console.notice(f"with this open on {'this machine' if view.node else 'your own computer'}: {line}")
-    if not line and not browser.show(link, project.settings.folder, project.asks):
+    folder = project.settings.folder
+    # whatever LOCAL_ACCESS says of MLflow: the link's token opens a shell
+    others = project.asks or bool(access.other_accounts(access.own_accounts(project), folder))
+    if not line and not browser.show(link, folder, others):
         console.notice("no browser was found here: open the link in yours")

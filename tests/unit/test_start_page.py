@@ -26,9 +26,9 @@ from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.leases import lease
-from helpers.project import backup_schedule
+from helpers.project import access, backup_schedule
 from helpers.project.backup_runs import Good, Result, Schedule
-from helpers.project.project import Project
+from helpers.project.project import OPEN, Project
 from tests.unit.fakes import Silent, project
 from tests.unit.memory_engine import MemoryEngine, Web
 
@@ -297,3 +297,21 @@ def test_open_prints_the_link_and_the_way_to_it(
     task.open_page({})
     printed = capsys.readouterr()
     assert printed.out.strip() == link and shown == [link] and "your own computer: ssh -N -L" in printed.err
+
+
+@pytest.mark.parametrize("others", [set(), {"ann"}])
+def test_others_do_not_see_the_link_in_a_browsers_arguments(
+    one: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: set[str]
+) -> None:
+    from helpers.cli import options
+    from helpers.cli import status as task
+
+    lifecycle.up(one, Silent(), lambda line: None)
+    one.state.access["mode"] = OPEN  # MLflow asks for nothing, and JupyterLab does
+    assert not one.asks
+    monkeypatch.setattr(options, "load", lambda given: one)
+    monkeypatch.setattr(access, "other_accounts", lambda *_: others)
+    told: list[bool] = []
+    monkeypatch.setattr(browser, "show", lambda *words: not told.append(words[2]))  # type: ignore[func-returns-value]
+    task.open_page({})
+    assert told == [bool(others)]
