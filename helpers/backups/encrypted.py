@@ -160,7 +160,8 @@ def opened(store: BlobStore, passphrase: str, make: bool = False) -> BlobStore:
             "for encrypted backups name a new place; to use this one as it is, put TRACKBED_BACKUP_PASSPHRASE= before "
             "the command",
         )
-    return Encrypted(store, repository_key.make(store, passphrase)) if make else store
+    # a key of its own for looking: nothing opens with it that somebody puts there between this look and the next one
+    return Encrypted(store, repository_key.make(store, passphrase) if make else repository_key.random())
 
 
 def _is_sealed(store: BlobStore, name: str) -> bool:

@@ -59,6 +59,11 @@ def _key(secret: bytes) -> Key:
     return Key(secret, _derive(secret, b"id", 16).hex(), _derive(secret, b"content"), _derive(secret, b"naming"))
 
 
+def random() -> Key:
+    """A key that no place has yet."""
+    return _key(secrets.token_bytes(KEY))
+
+
 def _derive(secret: bytes, use: bytes, length: int = KEY) -> bytes:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -182,10 +187,15 @@ def unlock(store: BlobStore, passphrase: str) -> Key:
 
 def make(store: BlobStore, passphrase: str) -> Key:
     """A key for a new place; the other one where two first backups begin at the same moment."""
-    key = _key(secrets.token_bytes(KEY))
+    key = random()
     write(store, key, passphrase)
     time.sleep(SETTLE)
-    first = min((modified, name) for modified, name, _ in _files(store))[1]
+    first = min(((modified, name) for modified, name, _ in _files(store)), default=(0.0, ""))[1]
+    if not first:
+        raise TrackbedError(
+            f"{store}: the files of its key were removed the moment they were written",
+            "see who does that, then run the same command again",
+        )
     if first == f"{key.id}.json":
         return key
     for folder in (FOLDER, COPIES):

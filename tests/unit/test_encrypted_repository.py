@@ -496,6 +496,24 @@ def test_a_plain_place_in_the_place_of_the_encrypted_one_is_refused(tmp_path: Pa
     assert isinstance(encrypted.opened(Folder(tmp_path / "repo"), "", make=True), Folder)
 
 
+def test_a_store_that_shows_plain_backups_only_at_the_second_look(tmp_path: Path) -> None:
+    """It hides all of the place while that is opened, and then shows backups of its own."""
+    repo = Folder(tmp_path / "repo")
+    looked = encrypted.opened(repo, PHRASE)
+    foreign = write(repo, {"1/a": b"evil"})
+    assert repository.names(looked) == [foreign.name] and foreign.manifest()
+    with pytest.raises(Altered):
+        Snapshot(looked, foreign.name).manifest()
+    assert not repository_key.is_encrypted(repo)
+
+
+def test_key_files_that_somebody_removes_at_once_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = tmp_path / "repo"
+    monkeypatch.setattr(time, "sleep", lambda _: shutil.rmtree(repo))
+    with pytest.raises(TrackbedError, match="removed the moment they were written"):
+        vault(Folder(repo))
+
+
 def test_an_older_state_of_all_of_it_is_told_where_the_newer_one_was_made(tmp_path: Path) -> None:
     folder = project(tmp_path / "state").settings.folder
     folder.mkdir(parents=True, exist_ok=True)
