@@ -64,10 +64,14 @@ def source(settings: Settings, text: str) -> Source:
         result = _snapshot(settings, text.rstrip("/"), lambda url: bucket(settings, url))
     else:
         path = Path(text).expanduser().absolute()
-        if path.is_file() and path.suffix != ".json":
+        # with a passphrase REPOSITORY/NAME is never an archive: whoever can write there could put a plain one there
+        is_archive = path.is_file() and not (
+            settings.backup_passphrase and repository.is_name(path.name.removesuffix(".json"))
+        )
+        if is_archive and path.suffix != ".json":
             return path
         result = _snapshot(settings, str(path), lambda path: Folder(Path(path)))
-        if result is None and path.is_file():
+        if result is None and is_archive:
             return path
     if result is None:
         raise TrackbedError(

@@ -580,6 +580,22 @@ def test_places_are_opened_with_the_passphrase_of_the_settings(tmp_path: Path) -
                     call(_settings(tmp_path, phrase), text)
 
 
+def test_a_file_with_the_name_of_a_backup_is_no_archive(tmp_path: Path) -> None:
+    """Whoever can write to the folder could have it restored, as it is not encrypted."""
+    settings, repo = _settings(tmp_path), tmp_path / "repo"
+    snapshot = write(locations.target(settings, f"{repo}/"), OBJECTS, name="trackbed")  # type: ignore[arg-type]
+    (repo / snapshot.name).write_bytes(b"an archive of somebody else")
+    source = locations.source(settings, f"{repo}/{snapshot.name}")
+    assert isinstance(source, Snapshot) and source.name == snapshot.name
+    other = repo / "trackbed-trackbed-20990101T000000Z"
+    other.write_bytes(b"an archive of somebody else")
+    with pytest.raises(TrackbedError, match="no backup found"):
+        locations.source(settings, str(other))
+    archive = repo / "trackbed-trackbed-20990101T000000Z.tar"
+    archive.write_bytes(b"the user's own")
+    assert locations.source(settings, str(archive)) == archive
+
+
 def test_looking_at_an_empty_place_makes_no_key(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrackbedError, match="no backup found"):
