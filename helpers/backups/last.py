@@ -33,6 +33,7 @@ LIMIT = 24 * 3600  # seconds for one run
 WATCH = 50.0  # seconds of each minute that a run looks for a notice that comes shortly before the end
 PAUSE = 5.0
 SPARE = 300.0  # seconds that are left to it at least, however long another backup takes
+UNTOLD = "nobody can tell yet what came after it"
 ENDING = 60.0  # seconds for a scheduled backup that was ended to go
 
 
@@ -192,8 +193,12 @@ def _run(project: Project, ends: Lease, place: str, progress: ProgressReporter, 
     if time.time() < begins:
         return Ran((f"the last backup of the lease begins {clock(begins)}",))
     if _is_of(seen, project):
-        seen = replace(seen, later=_came_later(project, engine, seen, progress), looked=time.time())
-        seen.save(folder)
+        try:
+            seen = _looked(project, engine, seen, progress)
+        except locations.NoBackup:
+            seen = replace(seen, backup="", later=[], state="failed", problem=f"{seen.backup} is not there any more")
+            seen.save(folder)
+    if _is_of(seen, project):
         if not seen.later:
             return Ran((f"nothing came after the last backup of the lease, {seen.backup}",))
         if time.time() + MARGIN * seen.took > ends.end:
@@ -252,16 +257,27 @@ def _back_up(
         prefix=active["prefix"],
         took=time.time() - begun,
         reading=read / seconds if read >= lead.ENOUGH else seen.reading,
-        later=[],
+        later=[UNTOLD],
         looked=time.time(),
     )
     done.save(folder)  # it is one, whatever the last look says
-    done = replace(done, later=_came_later(project, engine, done, progress), looked=time.time())
-    done.save(folder)
+    done = _looked(project, engine, done, progress)
     start_page.refresh(project)
     told = done.later or [f"nothing came after it until {clock(done.looked)}"]
     lines = (backup, f"the last backup of the lease: {create.words(manifest)}; read back", *told, *health.lines)
     return Ran(lines, not health.damaged)
+
+
+def _looked(project: Project, engine: Engine, seen: Record, progress: ProgressReporter) -> Record:
+    """Keep what came after the last backup; where that cannot be told, keep this, and raise TrackbedError."""
+    try:
+        seen = replace(seen, later=_came_later(project, engine, seen, progress), looked=time.time())
+    except TrackbedError as error:
+        seen = replace(seen, later=[f"{UNTOLD}: {error.message}"])
+        raise
+    finally:
+        seen.save(project.settings.folder)
+    return seen
 
 
 def _came_later(project: Project, engine: Engine, seen: Record, progress: ProgressReporter) -> list[str]:
@@ -317,6 +333,7 @@ def _holders(path: Path) -> list[int]:
     try:
         content: Any = json.loads(path.read_bytes())
         process = psutil.Process(int(content["pid"]))
-        return [process.pid] if str(path) in {one.path for one in process.open_files()} else []
+        opened = {one.path for one in process.open_files()}
+        return [process.pid] if str(path.resolve()) in opened else []  # the kernel names no links
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return []

@@ -22,6 +22,10 @@ Source = Path | Snapshot
 ACCESS = ("ENDPOINT", "REGION", "ACCESS_KEY", "SECRET_KEY")  # settings of a store, as Access has them
 
 
+class NoBackup(TrackbedError):
+    """There is none of that name."""
+
+
 def archive_path(settings: Settings, why: str = "") -> Path:
     """A new archive's path in the state folder's backups; ``why`` begins its name."""
     folder = make_folder(settings.folder / "backups", private=True)
@@ -74,9 +78,7 @@ def source(settings: Settings, text: str) -> Source:
         if result is None and is_archive:
             return path
     if result is None:
-        raise TrackbedError(
-            f"no backup found: {text}", "name a backup's file, a folder with backups, or s3://BUCKET/PREFIX"
-        )
+        raise NoBackup(f"no backup found: {text}", "name a backup's file, a folder with backups, or s3://BUCKET/PREFIX")
     return result
 
 

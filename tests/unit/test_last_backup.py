@@ -325,6 +325,12 @@ def test_only_who_holds_the_lock_is_ended(place: Place) -> None:
         assert last._holders(path) == [process.pid]
 
 
+def test_a_state_folder_behind_a_link(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(place.lab.settings.folder)
+    with scheduled(tmp_path / "link") as process:
+        assert last._holders(tmp_path / "link" / backup_schedule.LOCK) == [process.pid]
+
+
 def test_a_schedule_makes_way_for_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = place.lab.settings.folder
     Schedule(HOUR, f"{place.folder}/", place.clock.now, "cron", 5).save(folder)
@@ -363,6 +369,33 @@ def test_a_backup_that_cannot_be_read_back_is_none(place: Place, monkeypatch: py
         place.look()
     level, words, data = told(place.lab)
     assert level is Level.ERROR and "its last backup failed" in words and not data["verified"]
+
+
+def test_one_that_somebody_deleted_is_made_again(place: Place) -> None:
+    place.clock.before(800)
+    place.look()
+    for path in place.folder.glob("*/trackbed-*.json"):
+        path.unlink()
+    place.clock.now += 300
+    assert place.look().ok and place.made == 2
+    assert Path(told(place.lab)[2]["backup"]).exists()
+
+
+def test_a_look_that_fails_claims_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> tuple[str, ...]:
+        raise TrackbedError("the database does not answer")
+
+    place.clock.before(800)
+    with monkeypatch.context() as patched:
+        patched.setattr(later, "written", gone)
+        for _ in range(2):  # after the backup, and at a later look
+            with pytest.raises(TrackbedError):
+                place.look()
+            _, words, data = told(place.lab)
+            assert "nothing came after" not in words and "the database does not answer" in words
+            assert data["verified"] and place.made == 1
+    place.look()
+    assert told(place.lab)[2]["later"] == [] and place.made == 1
 
 
 def test_one_that_did_not_begin_is_told(place: Place) -> None:
