@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SPEED = 10 * 2**20  # bytes a second, where no backup tells another one
 READING = 20 * 2**20
 DAY = 24 * HOUR
+SIZES = ("new_bytes", "object_bytes", "dump_bytes", "workspace_bytes")
 ENOUGH = 32 * 2**20  # bytes from which on a backup tells how fast it was
 
 
@@ -27,12 +28,18 @@ def newest(store: BlobStore, project: Any) -> tuple[Snapshot, dict[str, Any]] | 
         snapshot = Snapshot(store, name)
         try:
             manifest = snapshot.manifest()
-            if manifest.get("project_id") == create.identity(project):
-                datetime.fromisoformat(manifest["made"])
+            if manifest.get("project_id") == create.identity(project) and _believable(manifest):
                 return snapshot, manifest
-        except (TrackbedError, KeyError, TypeError, ValueError):
+        except (TrackbedError, KeyError, TypeError, ValueError, OverflowError):
             continue  # a damaged one is none
     return None
+
+
+def _believable(manifest: dict[str, Any]) -> bool:
+    """Whether it can be reckoned with: whoever writes to a plain place may write any number. Raises ValueError etc."""
+    datetime.fromisoformat(manifest["made"]).timestamp()
+    sizes = (int(manifest.get(name, 0)) for name in SIZES)
+    return 0 <= float(manifest.get("seconds", 0)) < 30 * DAY and all(0 <= size < 2**60 for size in sizes)
 
 
 def good(snapshot: Snapshot, manifest: dict[str, Any]) -> tuple[float, Good]:

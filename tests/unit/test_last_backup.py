@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from helpers import cloud_metadata, status, timers, waiting
-from helpers.backups import create, last, later, lead, repository_writer, schedule
+from helpers.backups import create, last, later, lead, repository, repository_writer, schedule
 from helpers.backups.create import Health
 from helpers.backups.repository import Snapshot
 from helpers.backups.storage import Folder
@@ -191,6 +191,28 @@ def test_data_that_were_replaced_are_backed_up_again(place: Place) -> None:
 )
 def test_how_long_it_may_take(now: int, manifest: dict[str, Any] | None, reading: float, seconds: float) -> None:
     assert lead.needs(now, manifest, reading) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seconds", "soon"),
+        ("seconds", float("inf")),
+        ("seconds", float("nan")),
+        ("seconds", -1),
+        ("new_bytes", []),
+        pytest.param("object_bytes", 10**400, id="object_bytes-huge"),
+        ("made", "0001-01-01T00:00:00"),
+    ],
+)
+def test_numbers_of_a_manifest_that_cannot_be_are_not_reckoned_with(place: Place, name: str, value: object) -> None:
+    """Whoever can write to a plain place may have written them."""
+    place.create(place.lab, "")
+    (path,) = place.folder.glob("backups/*.json")
+    path.write_bytes(repository.rendered(json.loads(path.read_bytes()) | {name: value}))
+    place.clock.before(2 * DAY)
+    assert "begins" in place.look().lines[0]
+    assert last_backup.record(place.lab.settings.folder, SECONDS).lead == LEAST
 
 
 def test_it_begins_the_earlier_the_longer_it_takes(place: Place) -> None:
