@@ -181,7 +181,12 @@ def damaged_keys(store: BlobStore) -> dict[str, str]:
     """What is wrong with the files of its key, by path: of two, one is enough to read everything."""
     if not isinstance(store, Encrypted):
         return {}
-    return dict.fromkeys(repository_key.lost(store.inner, store.key), "is missing or damaged: the key of this place")
+    lost = repository_key.lost(store.inner, store.key)
+    if not lost and repository_key.differ(store.inner, store.key):
+        path, other = (f"{folder}/{store.key.id}.json" for folder in (repository_key.FOLDER, repository_key.COPIES))
+        why = f"and {other} differ: one is damaged, or a change of the passphrase was interrupted"
+        return {path: f"{why}; `invoke backup.passphrase {store}` writes both"}
+    return dict.fromkeys(lost, "is missing or damaged: the key of this place")
 
 
 def lines(store: BlobStore) -> list[str]:

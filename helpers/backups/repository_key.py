@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from helpers.backups import running
 from helpers.backups.storage import BlobStore, Missing, Unreadable
 from helpers.errors import TrackbedError
 
@@ -34,6 +35,7 @@ LARGEST = {"iterations": 6, "lanes": 16, "memory": 128 * 1024}  # of a file that
 LONGEST = 4096  # bytes of a key file
 MOST = 8  # key files that are tried: each costs a third of a second
 _ONE_AT_A_TIME = threading.Lock()  # OpenSSL's threads belong to the process: a second Argon2id with lanes gets none
+OLD = 24 * 3600.0  # seconds after which a key file that does not open is damaged
 SETTLE = 2.5  # seconds after which another first backup is seen: stores tell times in whole seconds
 
 
@@ -212,21 +214,32 @@ def write(store: BlobStore, key: Key, passphrase: str) -> None:
 
 
 def mend(store: BlobStore, key: Key, passphrase: str) -> list[str]:
-    """Rewrite a key file of which only the other one is whole; gives the paths that were rewritten."""
-    missing = lost(store, key)
-    for whole in (path for path in _paths(key) if missing and path not in missing):
-        content = _whole(store, whole)
-        if unwrapped(content, passphrase):
-            for path in missing:
-                store.write(path, content)
-            store.sync()
-            return missing
-    return []
+    """Rewrite a key file of which only the other one is whole, or opens; gives the paths that were rewritten."""
+    found = {path: content for path in _paths(key) if (content := _whole(store, path))}
+    good = next((content for content in found.values() if unwrapped(content, passphrase) == key), None)
+    if good is None:
+        return []
+    wrong = [path for path in _paths(key) if found.get(path) != good and (path not in found or _is_old(store, path))]
+    for path in wrong:
+        store.write(path, good)
+    if wrong:
+        store.sync()
+    return wrong
+
+
+def _is_old(store: BlobStore, path: str) -> bool:
+    """Whether no change of the passphrase can have written it just now, on whatever machine."""
+    return store.modified(path) < running.time_of(store) - OLD
 
 
 def lost(store: BlobStore, key: Key) -> list[str]:
     """Those of its two files that are missing or damaged."""
     return [path for path in _paths(key) if not _whole(store, path)]
+
+
+def differ(store: BlobStore, key: Key) -> bool:
+    """Whether its two files are not the same: one was damaged, or a change of the passphrase was interrupted."""
+    return len({_whole(store, path) for path in _paths(key)}) > 1
 
 
 def _paths(key: Key) -> list[str]:

@@ -350,6 +350,22 @@ def test_one_damaged_key_file_is_read_around_and_written_again(place: BlobStore,
     assert vault(place).key == key and raw(place, path) == whole
 
 
+@pytest.mark.parametrize("which", ["keys", "copies/keys"])
+def test_a_key_file_with_one_wrong_byte_is_written_again(
+    place: BlobStore, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks like one of another passphrase, which a change on another machine may have written just now."""
+    store = vault(place)
+    path = f"{which}/{store.key.id}.json"
+    content = json.loads(raw(place, path))
+    content["salt"] = base64.b64encode(b"x" * 16).decode()
+    place.write(path, json.dumps(content).encode())
+    assert list(encrypted.damaged_keys(vault(place))) == [f"keys/{store.key.id}.json"]  # not yet
+    monkeypatch.setattr(repository_key, "OLD", -60.0)  # a day later
+    assert encrypted.damaged_keys(vault(place)) == {}
+    assert raw(place, path) == raw(place, f"{'copies/keys' if which == 'keys' else 'keys'}/{store.key.id}.json")
+
+
 def test_without_any_key_file_it_is_neither_plain_nor_new(place: BlobStore) -> None:
     store = vault(place)
     write(store, OBJECTS)
