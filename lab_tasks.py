@@ -1,4 +1,4 @@
-"""More of Trackbed's tasks, as tasks.py has them: data sets."""
+"""More of Trackbed's tasks, as tasks.py has them: data sets, and the demo."""
 
 # As in tasks.py nothing heavy may be imported here.
 from __future__ import annotations
@@ -42,3 +42,11 @@ def data_remove(context: Context, given: Flags, name: str, yes: bool = False) ->
     from helpers.cli import datasets
 
     datasets.remove(given, name, yes)
+
+
+@task(help={"epochs": "Number of rounds through the data"})
+def demo(context: Context, given: Flags, epochs: int = 20) -> None:
+    """Train a small model in the notebook, logged live to MLflow; prints the run's link and draws its accuracy."""
+    from helpers.cli import lab
+
+    lab.run_demo(given, epochs)

@@ -176,6 +176,34 @@ def _style(cell: str) -> str:
     return "yellow" if word in ("starting", "missing", "warning", "skipped") else ""
 
 
+def bars(title: str, points: Sequence[tuple[str, float]], most: int = 12) -> None:
+    """Values from 0 to 1 as bars on stderr, at most so many; plain lines where nobody looks at a terminal."""
+    step = -(-len(points) // most) or 1
+    shown = [(visible(label), point) for label, point in (*points[:-1][step - 1 :: step], *points[-1:])]
+    labels = max((len(label) for label, _ in shown), default=0)
+    notice(title)
+    length = max(10, min(60, width() - labels - 8)) if sys.stderr.isatty() else 0
+    try:
+        "█▏".encode(sys.stderr.encoding or "ascii")
+        plain = not length
+    except UnicodeError:
+        plain = True
+    if plain:
+        for label, point in shown:
+            bar = f"{'#' * round(point * length):{length}} " if length else ""
+            notice(f"{label.rjust(labels)} {bar}{point:.3f}")
+        return
+    from rich.bar import Bar
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = Table.grid(padding=(0, 1))
+    for label, point in shown:
+        rows.add_row(Text(label.rjust(labels)), Bar(1.0, 0.0, point, width=length, color="green"), f"{point:.3f}")
+    Console(file=sys.stderr, highlight=False).print(rows)
+
+
 def error(problem: TrackbedError) -> None:
     """A message, the last lines of the service concerned, and what to type now."""
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")

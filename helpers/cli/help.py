@@ -71,7 +71,7 @@ FIRST: Mapping[str, Mapping[str, str]] = {
 }
 # tasks in the order of a day
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Every day": ("up", "down", "status", "logs", "open", "jupyter-url", "mlflow-url", "examples", "check"),
+    "Every day": ("up", "down", "status", "logs", "open", "jupyter-url", "mlflow-url", "examples", "check", "demo"),
     "Problems and disk space": ("doctor", "usage", "gc"),
     "Data": (
         *("backup", "backup.list", "backup.verify", "backup.prune"),
@@ -126,6 +126,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "data.add food11 --from=s3://lab/food11",
     ),
     "data.remove": ("data.remove food11",),
+    "demo": ("demo", "demo --epochs=5"),
     "move": ("move embedded", "move docker --object-store=minio"),
     "upgrade": ("upgrade", "upgrade --back"),
     "build": ("build", "build jupyter --gpu=none"),
@@ -136,6 +137,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 # of flags that are no settings
 VALUE_NAMES = {
     "artifacts": "OLD=NEW",
+    "epochs": "NUMBER",
     "from": "SOURCE",
     "sha256": "HEX",
     "into": "NAME",
