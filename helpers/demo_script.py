@@ -11,14 +11,23 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 EXPERIMENT = "demo"
+OUTPUT: IO[str] | None = None
+
+
+def own_output() -> IO[str]:
+    """This program's stdout; what libraries and their programs print goes to stderr from now on."""
+    own = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return own
 
 
 def say(*line: Any) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+    lines = OUTPUT or sys.stdout
+    lines.write(json.dumps(line) + "\n")
+    lines.flush()
 
 
 def gpu() -> str:
@@ -97,4 +106,5 @@ def main(epochs: int) -> None:
 
 
 if __name__ == "__main__":
+    OUTPUT = own_output()
     main(int(sys.argv[2]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -253,6 +255,36 @@ def test_the_script_tells_an_epoch_once_mlflow_has_it(script: list[Any], capsys:
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [BEGUN, ["epoch", 1, 0.5, 0.25], ["end"]]
     assert script == ["demo", (1, {"loss": 0.5, "accuracy": 0.25}), "FINISHED"]
+
+
+def test_what_libraries_print_is_none_of_its_lines(tmp_path: Path) -> None:
+    """As on a node without the GPU that its image is for: MLflow's watcher runs a program there that is missing."""
+    loud = f"""
+import os
+os.system("echo no such program: rocminfo")
+print("loud")
+class Run:
+    class info:
+        experiment_id, run_id = "7", "{RUN}"
+    def __enter__(self): return self
+    def __exit__(self, *error): print("ended")
+start_run = lambda run_name: Run()
+set_experiment = log_params = print
+"""
+    (tmp_path / "mlflow.py").write_text(loud)
+    (tmp_path / "torch.py").write_text("raise ImportError")
+    (tmp_path / "numpy.py").write_text("raise ImportError('enough')")
+    code = demo.SCRIPT.read_bytes()
+    done = subprocess.run(
+        [sys.executable, *demo.PYTHON[1:], str(len(code)), "1"],
+        input=code,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        timeout=60,
+        check=False,
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [BEGUN]
+    assert {b"loud", b"no such program: rocminfo", b"ImportError: enough"} <= set(done.stderr.splitlines())
 
 
 @pytest.mark.parametrize("reason", [KeyboardInterrupt, BrokenPipeError])
