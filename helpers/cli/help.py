@@ -94,18 +94,27 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 SECTIONS = (*THEMES[1:], THEMES[0])
 # flags that are no settings and stand with the engine's
 STARTING = ("on-boot", "adopt", "dry-run", "name-prefix")
+# of every task: lines as they are typed after `invoke`, or with it where a shell does more with them
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "up": ("up", "up --gpu=none --mlflow-port=8001", "up --public --domain=lab.example.org", "up --dry-run"),
     "down": ("down", "down --delete-data"),
     "status": ("status", "status --json", 'eval "$(invoke status --format=env)"'),
     "logs": ("logs", "logs mlflow -f", "logs jupyter -n 50"),
+    "open": ("open",),
+    "jupyter-url": ("jupyter-url",),
+    "mlflow-url": ("mlflow-url",),
+    "check": ("check",),
+    "doctor": ("doctor", "doctor --engine=embedded"),
+    "usage": ("usage", "usage --json"),
     "jupyter": ("jupyter --tracking-uri=https://mlflow.example.org",),
     "users": ("users", "users.add ann", "users.passwd ann", "users.remove ann"),
     "users.add": ("users.add ann",),
     "users.passwd": ("users.passwd ann",),
     "users.remove": ("users.remove ann",),
     "credentials": ("credentials", "credentials --json", "credentials.rotate"),
+    "credentials.rotate": ("credentials.rotate",),
     "backup": ("backup", "backup --to=/mnt/backups/", "backup --to=s3://bucket/prefix"),
+    "backup.list": ("backup.list", "backup.list /mnt/backups/ --json"),
     "backup.verify": ("backup.verify", "backup.verify /mnt/backups/ --repair"),
     "backup.prune": (
         "backup.prune /mnt/backups/ --keep-last=7 --keep-daily=14 --keep-weekly=8",
@@ -117,6 +126,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "backup.schedule",
         "backup.schedule --off",
     ),
+    "backup.last": ("backup.last",),
     "restore": ("restore FILE", "restore FILE --into=copy"),
     "import": ("import mlruns", "import mlflow.db --dry-run", "import mlflow.db --artifacts=/old/mlruns=/mnt/mlruns"),
     "data": ("data", "data --json", "data.add food11 --from=Food-11.zip"),
@@ -130,6 +140,9 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "move": ("move embedded", "move docker --object-store=minio"),
     "upgrade": ("upgrade", "upgrade --back"),
     "build": ("build", "build jupyter --gpu=none"),
+    "prepare": ("prepare",),
+    "lock": ("lock", "lock --upgrade"),
+    "version": ("version", "version --json"),
     "gc": ("gc", "gc --older-than=7d --yes"),
     "examples": ("examples",),
     "env": ("env ann",),
@@ -188,14 +201,18 @@ def task_help(task: TaskHelp, tasks: Mapping[str, TaskHelp], width: int) -> list
             short = f"-{flag.short}, " if flag.short else ""
             value = f"={value_name(flag)}" if flag.takes_value and not flag.word else ""
             lines += _wrapped(f"{short}{value_name(flag) if flag.word else flag.option + value}", flag.help, width)
-    if examples := EXAMPLES.get(task.name):
-        lines += ["", "Examples:", *(f"  {one if 'invoke' in one else f'invoke {one}'}" for one in examples)]
+    lines += ["", "Examples:", *(f"  {line}" for line in examples(task))]
     noun = task.name.partition(".")[0]
     if others := [one for name, one in tasks.items() if name.partition(".")[0] == noun and name != task.name]:
         lines += ["", "See also:"]
         for one in others:
             lines += _wrapped(f"invoke {one.name}", _sentence(one), width)
     return lines
+
+
+def examples(task: TaskHelp) -> list[str]:
+    """Lines of the task as a shell takes them."""
+    return [one if "invoke" in one else f"invoke {one}" for one in EXAMPLES[task.name]]
 
 
 def sections(task: TaskHelp) -> dict[str, list[Flag]]:

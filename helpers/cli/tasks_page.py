@@ -44,10 +44,7 @@ def _common(tasks: Mapping[str, TaskHelp]) -> list[Flag]:
 
 def _task(task: TaskHelp) -> list[str]:
     also = [*task.aliases, *([task.full] if task.full != task.name else ())]
-    examples = pages.EXAMPLES.get(task.name) or (
-        (task.name,) if not any(f.word and not f.optional for f in task.flags) else ()
-    )
-    lines = [task.doc, "", "```", *(one if "invoke" in one else f"invoke {one}" for one in examples), "```"]
+    lines = [task.doc, "", "```", *pages.examples(task), "```"]
     if also:
         lines += ["", f"Also: {', '.join(f'`invoke {alias}`' for alias in also)}."]
     for title, flags in pages.sections(task).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,10 @@ import command_line
 import tasks
 from helpers.cli import help as pages
 from helpers.cli import mistakes
+from helpers.settings import sources
+from helpers.settings.flags import given
 from helpers.settings.model import BY_OPTION
+from helpers.settings.parsers import ParseContext
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -259,8 +263,36 @@ def test_every_task_is_in_a_group_and_every_flag_has_help() -> None:
         assert all(flag.help for flag in task.flags), task.name
 
 
-def test_examples_and_advice_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [one for many in pages.EXAMPLES.values() for one in many if "invoke" not in one]
+def test_every_task_has_examples() -> None:
+    assert pages.EXAMPLES.keys() == KNOWN.keys()
+
+
+@pytest.mark.parametrize("task", KNOWN.values(), ids=KNOWN)
+def test_an_example_is_of_its_task_and_could_be_typed_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: pages.TaskHelp
+) -> None:
+    """Also a line of a shell: what `invoke` gets of it. Flags that are settings have values that may be set."""
+    read_as = []
+    for example in pages.examples(task):
+        typed = re.search(r"invoke ([^)|]+)", example)
+        assert typed is not None, example
+        words = shlex.split(typed[1])
+        assert read(monkeypatch, *words) is None, example  # Invoke goes on, and refuses nothing
+        for context in command_line.parse(words, tasks.namespace):
+            read_as.append(context.name)
+            own = {f"--{(a.name or '').strip('_').replace('_', '-')}": a for a in context.args.values()}
+            for option, argument in own.items():
+                if option in BY_OPTION and argument.value not in (None, []):
+                    flags = given({option: argument.value})
+                    value = sources.from_flags(flags)[BY_OPTION[option].name]
+                    sources.parse(BY_OPTION[option], value, ParseContext(tmp_path, str(tmp_path)))
+    noun = task.name.partition(".")[0]
+    assert {task.name, task.full} & set(read_as)
+    assert all((name or "").partition(".")[0] == noun for name in read_as)
+
+
+def test_advice_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
     advice = (*mistakes.HABITS.values(), *mistakes.FLAG_HABITS.values())
     lines += [one for text in advice for one in re.findall(r"`invoke ([^`]+)`", text)]
     for line in lines:
