@@ -13,6 +13,7 @@ from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import EngineUnavailable, TrackbedError, WrongProject
 from helpers.project import credentials, failed_start, state, users
+from helpers.project.backup_runs import MADE
 from helpers.project.project import Project
 from helpers.services import DataItem, Notice, ProgressReporter, ServiceStatus, State
 from helpers.settings import BY_NAME, Settings
@@ -196,7 +197,7 @@ def delete_data(project: Project, progress: ProgressReporter, notice: Notice) ->
         users.forget(project.settings)
         gateway.root_path(project.settings).unlink(missing_ok=True)
         move_note.finish(project)
-        for name in (*journal.FILES, failed_start.FILE, browser.FILE, state.FILE):
+        for name in (*journal.FILES, failed_start.FILE, browser.FILE, MADE, state.FILE):
             (project.settings.folder / name).unlink(missing_ok=True)
 
 

@@ -23,6 +23,7 @@ from helpers.project import backup_schedule
 from helpers.project.credentials import JUPYTER_TOKEN
 from helpers.project.project import Project
 from helpers.services import JUPYTER, STORE
+from helpers.settings import Settings
 
 PURPOSE = b"start page of Trackbed\n"  # of the digest of the notebook's token, as the server makes it
 APPLIED = "start_page"  # in the state: the hash of what was written last
@@ -33,7 +34,6 @@ def document(project: Project, engine: Engine) -> dict[str, Any]:
     this machine."""
     here, settings = engine.deployment, engine.settings
     token = project.credentials()[JUPYTER_TOKEN].encode()
-    backups = backup_schedule.look(settings, None)
     ends = lease.look(settings, status.elsewhere(engine))
     result: dict[str, Any] = {
         "project": settings.project,
@@ -50,7 +50,7 @@ def document(project: Project, engine: Engine) -> dict[str, Any]:
         "gpu_kind": engine.accelerator.kind,
         "disk": not engine.in_cluster,
         "client": _client(project),
-        "backups": _backups(*backups, paths=not here.is_public) if backups else None,
+        "backups": _backups(settings, engine.scheduled_runs, paths=not here.is_public),
         "lease": _lease(*ends, paths=not here.is_public) if ends else None,
     }
     if here.object_store in services.STORES and (here.console_is_public or not here.is_public):
@@ -79,10 +79,19 @@ def _client(project: Project) -> str:
         return ""  # before its first start the gateway has no certificate
 
 
-def _backups(finding: Finding, data: dict[str, object], paths: bool) -> dict[str, Any]:
-    good = data.get("last_good")
-    note = f"to {data['place']}" if paths and data.get("place") else ""
-    return {"last": good["ended"] if isinstance(good, dict) else None, "note": note, **_problem(finding, paths)}
+def _backups(settings: Settings, of_engine: backup_schedule.OfEngine, paths: bool) -> dict[str, Any]:
+    """The last good one, whether a schedule made it or a person, and how the schedule does."""
+    finding, data = backup_schedule.look(settings, of_engine) or (None, {})
+    scheduled, made = data.get("last_good"), backup_schedule.last_made(settings.folder)
+    last, place = (scheduled["ended"] if isinstance(scheduled, dict) else None), data.get("place")
+    if made and made.ended > (last or 0.0):
+        last, place = made.ended, made.backup
+    return {
+        "last": last,
+        "note": f"to {place}" if paths and place else "",
+        "scheduled": finding is not None,
+        **_problem(finding, paths),
+    }
 
 
 def _lease(finding: Finding, data: dict[str, object], paths: bool) -> dict[str, Any]:
@@ -93,9 +102,9 @@ def _lease(finding: Finding, data: dict[str, object], paths: bool) -> dict[str, 
     return {"end": seconds, "note": announced, **told}
 
 
-def _problem(finding: Finding, paths: bool) -> dict[str, str]:
+def _problem(finding: Finding | None, paths: bool) -> dict[str, str]:
     """``paths``: for those who may know this machine's; others are told that there is one."""
-    if finding.level is Level.OK:
+    if finding is None or finding.level is Level.OK:
         return {"problem": ""}
     return {"problem": finding.detail if paths else "there is a problem, which `invoke status` tells"}
 

@@ -37,6 +37,7 @@ from helpers.data import artifacts, database
 from helpers.errors import SettingError, TrackbedError
 from helpers.plurals import counted
 from helpers.project import users
+from helpers.project.backup_runs import Good
 from helpers.services import POSTGRES, STORE, Notice, ProgressReporter, State
 
 if TYPE_CHECKING:  # in a pod of a cluster only what tests/unit/test_code_bundle.py names can be imported
@@ -370,17 +371,21 @@ def create(
         engine = status.running(project)
         if isinstance(goal, Path):
             manifest, kept = make(project, engine, goal, progress, with_secrets, files)
+            good(str(goal), manifest).save(folder)
             return str(goal), manifest, Health((*_plain_file(project.settings), *kept.lines), bool(kept.problem))
         gone, first = last_seen.missing(folder, goal), encrypted.lines(goal)
         added = add(project, engine, goal, progress, with_secrets, with_workspace=files)
         last_seen.remember(folder, goal, added.name)
         state = health(goal, added)
         lines = (*first, *state.lines, *([f"warning: {gone}"] if gone else []))
-        return (
-            str(Snapshot(goal, added.name)),
-            added.manifest,
-            Health(lines, state.damaged, gone, isinstance(goal, Encrypted)),
-        )
+        backup = str(Snapshot(goal, added.name))
+        good(backup, added.manifest).save(folder)
+        return backup, added.manifest, Health(lines, state.damaged, gone, isinstance(goal, Encrypted))
+
+
+def good(backup: str, manifest: dict[str, Any]) -> Good:
+    """One that has just ended."""
+    return Good(time.time(), backup, manifest["object_bytes"] + manifest["dump_bytes"])
 
 
 def _plain_file(settings: Settings) -> list[str]:

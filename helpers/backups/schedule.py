@@ -21,7 +21,7 @@ from helpers.engines.base import Engine, ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.leases import last_backup
 from helpers.project import backup_runs, backup_schedule, shell_environment, state
-from helpers.project.backup_runs import CLUSTER, Good, Result, Schedule
+from helpers.project.backup_runs import CLUSTER, Result, Schedule
 from helpers.project.project import Project
 from helpers.services import Notice
 from helpers.settings import Settings
@@ -209,7 +209,7 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
     told = (backup, create.words(manifest), *health.lines)
     if not backup_schedule.is_current(folder, schedule):  # neither its policy nor its times are in force
         return Ran((*told, "the schedule was ended or made again meanwhile, so no old backup was forgotten"))
-    good = Good(time.time(), backup, manifest["object_bytes"] + manifest["dump_bytes"])
+    good = create.good(backup, manifest)
     problem = health.gone  # nothing is forgotten then, until somebody has looked
     if not problem and health.damaged:
         problem = f"earlier backups are damaged; `invoke backup.verify {schedule.place}` names them"

@@ -39,6 +39,7 @@ def backup(given: Flags, with_secrets: bool) -> int:
     with console.Progress() as progress:
         to = project.settings.backup_place
         place, manifest, health = create.create(project, to, with_secrets, progress, progress.notice)
+    start_page.refresh(project)
     console.value(place)
     console.notice(create.words(manifest))
     if line := create.stored(manifest):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers.errors import TrackbedError
 from helpers.project.state import write_private
 
 FILE = "backup-schedule.json"
 RESULT = "backup-result.json"
+MADE = "backup-made.json"
 KEEP = "--keep-"  # what the flags of a policy begin with
 CLUSTER = "cluster"  # the runner of a schedule that the engine itself runs
 HOUR = 3600.0
@@ -52,6 +55,17 @@ class Good:
     backup: str
     size: int
 
+    @classmethod
+    def parse(cls, content: Any) -> Good:
+        """From what `asdict` gave. Raises KeyError, TypeError or ValueError."""
+        return cls(float(content["ended"]), str(content["backup"]), int(content["size"]))
+
+    def save(self, folder: Path) -> None:
+        """As the last one, whoever made it: a user, a schedule, or the end of a lease. It is a good one also where the
+        state folder cannot be written to."""
+        with suppress(TrackbedError):
+            write_private(folder / MADE, json.dumps(asdict(self), indent=1).encode())
+
 
 @dataclass(frozen=True)
 class Result:
@@ -70,7 +84,7 @@ class Result:
             str(content["state"]),
             float(content["started"]),
             str(content["problem"]),
-            Good(float(good["ended"]), str(good["backup"]), int(good["size"])) if good else None,
+            Good.parse(good) if good else None,
         )
 
     def save(self, folder: Path) -> None:

@@ -19,7 +19,9 @@ from helpers.findings import Finding, Level
 from helpers.project.backup_runs import (
     CLUSTER,
     FILE,
+    MADE,
     RESULT,
+    Good,
     Result,
     Runs,
     Schedule,
@@ -72,6 +74,15 @@ def load_result(folder: Path) -> Result:
         if content := _content(folder / RESULT):
             return Result.parse(content)
     return Result()
+
+
+def last_made(folder: Path) -> Good | None:
+    """The last good backup that this machine made, by whatever way; None where there is none, or the file tells
+    nothing."""
+    with suppress(KeyError, TypeError, ValueError, TrackbedError):
+        if content := _content(folder / MADE):
+            return Good.parse(content)
+    return None
 
 
 def _content(path: Path) -> Any:

@@ -54,7 +54,7 @@ SERVERS = {"postgres:5432", "instance:5432", "store:9000", "store:9002"}
 BASE = {
     "postgres": set[str](),
     "store": set[str](),
-    "mlflow": SERVERS | OUT,
+    "mlflow": {"jupyter:8888"} | SERVERS | OUT,
     "jupyter": {"mlflow:8000", "store:9000"} | OUT,
     "schema": SERVERS | OUT,
     "bucket": SERVERS | OUT,

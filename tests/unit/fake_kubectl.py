@@ -43,7 +43,7 @@ class FakeKubectl:
         self.answer(r"get \S+ -o json", {"items": []})
         self.answer(r"config view -o json", CONFIG)
         self.answer(r"get --raw /version", {"gitVersion": "v1.36.1"})
-        self.answer(r" (apply|create|delete|scale|annotate|label) ")
+        self.answer(r" (apply|patch|create|delete|scale|annotate|label) ")
         self.answer(
             r"config view --minify --raw", {"server": "https://10.0.0.1:6443", "certificate-authority-data": "Q0E="}
         )

@@ -10,10 +10,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import IO, Any, ClassVar
 
+import pytest
+
 from helpers import digests, services
-from helpers.engines import shared, streaming
+from helpers.engines import select, shared, streaming
 from helpers.engines.base import Engine
 from helpers.engines.data_volume import DataVolume
 from helpers.engines.embedded.data_volume import DataVolume as Folder
@@ -39,6 +42,7 @@ from helpers.services import (
     State,
 )
 from helpers.settings import Settings
+from tests.unit.fakes import project
 
 RUN = "0123456789abcdef0123456789abcdef"
 PATH = f"1/{RUN}/artifacts/check/trackbed-check.bin"
@@ -263,6 +267,25 @@ class MemoryEngine(Engine):
 
     def versions(self) -> Mapping[str, str]:
         return {"mlflow": "3.17.2"}
+
+
+@contextmanager
+def in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, engine: type[MemoryEngine] = MemoryEngine
+) -> Iterator[Project]:
+    """A project that was told to be on this engine, and has nothing yet."""
+    monkeypatch.setitem(select.ENGINES, engine.name, engine)
+    monkeypatch.setattr(engine, "web", Web(), raising=False)
+    monkeypatch.setattr(engine, "running", {})
+    monkeypatch.setattr(engine, "volumes", set())
+    (folder / "clone").mkdir()
+    created = project(folder)
+    created.state.engine = engine.name
+    created.settings.workspace.mkdir(parents=True)
+    try:
+        yield created
+    finally:
+        engine.web.close()
 
 
 def _objects() -> bytes:

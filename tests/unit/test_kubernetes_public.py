@@ -17,7 +17,7 @@ from helpers import gateway, lifecycle
 from helpers.engines.kubernetes import exposure, kustomization, objects, secrets, specs
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.select import ENGINES
-from helpers.errors import SettingError
+from helpers.errors import SettingError, TrackbedError
 from helpers.findings import Level
 from helpers.project import users
 from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE
@@ -148,17 +148,14 @@ def test_logins_are_handed_to_a_gateway_that_runs(tmp_path: Path, kubectl: FakeK
         "get namespace trackbed ",
         {"kind": "Namespace", "metadata": {"name": "trackbed", "annotations": mine}, "status": {"phase": "Active"}},
     )
-    kept = {"gateway-key": "a2V5", "access-token": "dG9rZW4=", "users": "ZW5kCg=="}
-    kubectl.answer("get secret secrets-gateway ", {"kind": "Secret", "metadata": {}, "data": kept})
     engine.project.state.engine = "kubernetes"
     engine.project.state.save()
     told: list[str] = []
     assert lifecycle.change_users(engine.project, told.append, lambda: users.add(engine.settings, "ann")) and not told
-    (applied,) = [json.loads(stdin)["items"] for line, stdin in kubectl.calls if " apply " in line]
-    (one,) = applied
-    assert one["metadata"]["name"] == secrets.name(GATEWAY)
-    assert base64.b64decode(one["data"]["users"]).decode() == users.path(engine.settings).read_text()
-    assert {**one["data"], "users": ""} == {**kept, "users": ""}
+    ((line, changed),) = [call for call in kubectl.calls if " patch " in call[0]]
+    assert f" patch secret {secrets.name(GATEWAY)} --type=merge " in line and "--patch-file=/dev/stdin" in line
+    content = base64.b64encode(users.path(engine.settings).read_bytes()).decode()
+    assert json.loads(changed) == {"data": {"users": content}} and content not in line  # and no other key
     (noted,) = [line for line, _ in kubectl.calls if " annotate " in line]
     assert " pod gateway-0 dev.trackbed.users=" in noted and "--overwrite" in noted
     kubectl.answer(" annotate ", "", 'Error from server (NotFound): pods "gateway-0" not found\n', 1)
@@ -166,6 +163,11 @@ def test_logins_are_handed_to_a_gateway_that_runs(tmp_path: Path, kubectl: FakeK
     kubectl.answer(" annotate ", "", PATCH_FORBIDDEN, 1)
     (late,) = engine.put_users()
     assert "two minutes" in late and "ann has no right to patch pods" in late and "auth can-i patch pods" in late
+    kubectl.answer(" patch ", "", 'Error from server (NotFound): secrets "secrets-gateway" not found\n', 1)
+    assert engine.put_users() == (), "there is none"
+    kubectl.answer(" patch ", "", PATCH_FORBIDDEN, 1)
+    with pytest.raises(TrackbedError, match="has no right to patch"):
+        engine.put_users()
 
 
 def test_an_engine_that_does_not_answer_keeps_no_login_back(tmp_path: Path, kubectl: FakeKubectl) -> None:
@@ -214,7 +216,7 @@ def test_a_dry_run_names_every_file_of_the_gateway(tmp_path: Path, kubectl: Fake
 
 def test_nobody_is_handed_logins_without_a_gateway(tmp_path: Path, kubectl: FakeKubectl) -> None:
     KubernetesEngine(project(tmp_path, engine="kubernetes")).put_users()
-    assert not [line for line, _ in kubectl.calls if " apply " in line or " annotate " in line]
+    assert not [line for line, _ in kubectl.calls if " patch " in line or " annotate " in line]
 
 
 @pytest.mark.parametrize(

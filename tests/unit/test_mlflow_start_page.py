@@ -43,7 +43,7 @@ KNOWN: dict[str, Any] = {
     "gpu_kind": "amd",
     "disk": True,
     "client": "export MLFLOW_TRACKING_USERNAME={login}\nread -rsp 'password: '",
-    "backups": None,
+    "backups": {"last": None, "note": "", "scheduled": False, "problem": ""},
     "lease": None,
     "workspace": "/srv/work",
 }
@@ -331,6 +331,24 @@ def test_backups_lease_and_age(serve: Serve) -> None:
         "5 % busy",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("backups", "expected"),
+    [
+        ({"scheduled": True}, "none yet"),
+        ({"scheduled": False}, "none yet no schedule makes them; invoke backup makes one now"),
+        (
+            {"last": 10_000_000, "note": "to /srv/x.tar", "scheduled": False},
+            "1970-04-26 17:46 UTC (just now) to /srv/x.tar no schedule makes them; invoke backup makes one now",
+        ),
+    ],
+)
+def test_a_backup_by_hand_is_the_last_one_too(backups: dict[str, Any], expected: str) -> None:
+    known = {**KNOWN, "backups": {"last": None, "note": "", "problem": "", **backups}}
+    view = rendering.View(known, probes.Look(10_000_001.0, {}, None, ()), "")
+    (value,) = (value for name, value in rendering.facts(view) if name == "Last backup")
+    assert " ".join(Elements(value).text.split()).replace(" ;", ";") == expected
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,11 @@ import time
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from helpers import browser, gateway, lifecycle, start_page
-from helpers.engines import select
 from helpers.engines.docker import volumes
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.embedded.deployment import EmbeddedDeployment
@@ -27,10 +26,10 @@ from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.leases import lease
 from helpers.project import access, backup_schedule
-from helpers.project.backup_runs import Good, Result, Schedule
+from helpers.project.backup_runs import MADE, Good, Result, Schedule
 from helpers.project.project import OPEN, Project
 from tests.unit.fakes import Silent, project
-from tests.unit.memory_engine import MemoryEngine, Web
+from tests.unit.memory_engine import MemoryEngine, in_memory
 
 PUBLIC = {"public": "true", "public_address": "203.0.113.7"}
 
@@ -44,7 +43,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> None:
 class Told(MemoryEngine):
     """Keeps what it is handed."""
 
-    handed: list[dict[str, Any]]
+    handed: ClassVar[list[dict[str, Any]]] = []
 
     def put_start_page(self, content: bytes) -> None:
         self.handed.append(json.loads(content))
@@ -52,18 +51,10 @@ class Told(MemoryEngine):
 
 @pytest.fixture
 def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    monkeypatch.setitem(select.ENGINES, MemoryEngine.name, Told)
-    monkeypatch.setattr(Told, "web", Web(), raising=False)
-    monkeypatch.setattr(Told, "running", {})
-    monkeypatch.setattr(Told, "volumes", set())
-    monkeypatch.setattr(Told, "handed", [], raising=False)
-    (tmp_path / "clone").mkdir()
-    created = project(tmp_path)
-    created.state.engine = MemoryEngine.name
-    created.settings.workspace.mkdir(parents=True)
-    created.state.save()
-    yield created
-    Told.web.close()
+    monkeypatch.setattr(Told, "handed", [])
+    with in_memory(tmp_path, monkeypatch, Told) as created:
+        created.state.save()
+        yield created
 
 
 def told(folder: Path, **given: str) -> dict[str, Any]:
@@ -81,7 +72,8 @@ def test_a_private_project(tmp_path: Path) -> None:
     assert result["notebook_digest"] == hashlib.sha256(start_page.PURPOSE + token.encode()).hexdigest()
     assert [service["name"] for service in result["services"]] == ["postgres", "mlflow", "jupyter"]
     assert "export MLFLOW_TRACKING_URI=http://127.0.0.1:8000" in result["client"]
-    assert result["backups"] is None and result["lease"] is None and "console_url" not in result
+    assert result["backups"] == {"last": None, "note": "", "scheduled": False, "problem": ""}
+    assert result["lease"] is None and "console_url" not in result
 
 
 def test_no_secret_is_in_it(tmp_path: Path) -> None:
@@ -120,8 +112,28 @@ def test_backups_and_the_lease_as_status_tells_them(tmp_path: Path) -> None:
     assert result["lease"]["end"] == 1893553440.0 and result["lease"]["problem"] == "no last backup is set up"
     assert result["backups"]["last"] == pytest.approx(time.time() - 60, abs=30)
     assert result["backups"]["note"] == "to s3://b/p" and "no longer runs" in result["backups"]["problem"]
+    assert result["backups"]["scheduled"]
     seen = lease.look(created.settings)
     assert seen and seen[1]["problem"] == result["lease"]["problem"]
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_the_last_good_backup_counts_whoever_made_it(tmp_path: Path, scheduled: bool) -> None:
+    created = project(tmp_path)
+    folder, now = created.settings.folder, time.time()
+    folder.mkdir(parents=True)
+    if scheduled:
+        Schedule(3600.0, "s3://b/p", now, "cron", 7, {}, {}).save(folder)
+        Result("done", 1.0, "", Good(now - 90, "s3://b/p/x", 5)).save(folder)
+    Good(now - 60, "/srv/by-hand.tar", 5).save(folder)
+    seen = start_page.document(created, Told(created))["backups"]
+    assert (seen["last"], seen["note"], seen["scheduled"]) == (now - 60, "to /srv/by-hand.tar", scheduled)
+    Good(now - 120, "/srv/older.tar", 5).save(folder)
+    seen = start_page.document(created, Told(created))["backups"]
+    assert seen["note"] == ("to s3://b/p" if scheduled else "to /srv/older.tar")
+    (folder / MADE).write_text('{"ended": "no"}')
+    seen = start_page.document(created, Told(created))["backups"]
+    assert seen["last"] == (now - 90 if scheduled else None)
 
 
 def test_a_store_of_ours_has_a_console(tmp_path: Path) -> None:
@@ -142,7 +154,7 @@ def test_where_the_server_reaches_the_others(tmp_path: Path) -> None:
     assert DockerDeployment(created, api=None).inside_address("store-sync") == ("store-sync", 9002, False)  # type: ignore[arg-type]
     assert EmbeddedDeployment(created).inside_address("jupyter") == ("127.0.0.1", 8899, True)
     assert EmbeddedDeployment(created).inside_address("postgres") is None
-    assert KubernetesDeployment(created).inside_address("jupyter") is None
+    assert KubernetesDeployment(created).inside_address("jupyter") == ("jupyter", 8888, True)
     assert KubernetesDeployment(created).inside_address("store") == ("store", 9000, True)
 
 
@@ -220,14 +232,12 @@ def test_a_cluster_gets_it_in_the_servers_secret_without_a_new_pod(
 ) -> None:
     created = project(tmp_path)
     deployment = KubernetesDeployment(created)
-    applied: list[Any] = []
+    changed: list[Any] = []
 
     class Kubectl:
-        def find(self, kind: str, name: str) -> Any:
-            return {"data": {"pgpass": "eA=="}} if name == "secrets-mlflow" else None
-
-        def apply(self, things: Any, what: str) -> None:
-            applied.extend(things)
+        def patch(self, *arguments: Any) -> bool:
+            changed.append(arguments)
+            return True
 
     class Target:
         namespace, context = "lab", "kind"
@@ -235,8 +245,9 @@ def test_a_cluster_gets_it_in_the_servers_secret_without_a_new_pod(
     deployment.__dict__ |= {"kubectl": Kubectl(), "target": Target(), "certificates": "", "proxies": {}}
     before = deployment.secrets_digest()
     logins.Logins(deployment).put_start_page(b"{}")
-    (secret,) = applied
-    assert secret["data"] == {"pgpass": "eA==", "start-page.json": base64.b64encode(b"{}").decode()}
+    assert changed == [
+        ("secret", "secrets-mlflow", {"data": {"start-page.json": base64.b64encode(b"{}").decode()}}, "the start page")
+    ]
     deployment.start_page = b"{}"
     made = {thing["metadata"]["name"]: thing["data"] for thing in secrets.rendered(deployment)}
     assert base64.b64decode(made["secrets-mlflow"]["start-page.json"]) == b"{}"

@@ -28,7 +28,7 @@ from helpers.project.state import State as Remembered
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Availability, ServiceStatus, State
 from helpers.settings import Settings, generated
 from tests.unit.fakes import Silent, project
-from tests.unit.memory_engine import MemoryEngine, Web
+from tests.unit.memory_engine import MemoryEngine, in_memory
 
 SERVICES = (POSTGRES, MLFLOW, JUPYTER)
 
@@ -36,16 +36,8 @@ SERVICES = (POSTGRES, MLFLOW, JUPYTER)
 @pytest.fixture
 def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """A project that was told to be on the third engine, and has nothing yet."""
-    monkeypatch.setitem(select.ENGINES, MemoryEngine.name, MemoryEngine)
-    monkeypatch.setattr(MemoryEngine, "web", Web(), raising=False)
-    monkeypatch.setattr(MemoryEngine, "running", {})
-    monkeypatch.setattr(MemoryEngine, "volumes", set())
-    (tmp_path / "clone").mkdir()
-    created = project(tmp_path)
-    created.state.engine = MemoryEngine.name
-    created.settings.workspace.mkdir(parents=True)
-    yield created
-    MemoryEngine.web.close()
+    with in_memory(tmp_path, monkeypatch) as created:
+        yield created
 
 
 @pytest.fixture

@@ -79,10 +79,6 @@ class KubernetesDeployment(deployment.Deployment):
         first, *others = super().services
         return (first,) if self.notebook_only else (first, *store, *synced, SCHEMA, BUCKET, *others)
 
-    def inside_address(self, service: str) -> tuple[str, int, bool] | None:
-        """No pod but the gateway's reaches the notebook where NetworkPolicies are enforced."""
-        return None if service == JUPYTER else super().inside_address(service)
-
     @property
     def external_database(self) -> str:
         """HOST:PORT of a PostgreSQL of the user's; "" where it is ours."""

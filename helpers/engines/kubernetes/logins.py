@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 
-from helpers import digests
 from helpers.engines.kubernetes import objects, secrets
 from helpers.engines.kubernetes.deployment import KubernetesComponent
 from helpers.project import server_secrets, users
@@ -18,23 +18,19 @@ class Logins(KubernetesComponent):
         """MLflow's pods show it within two minutes, when their nodes look at the Secret again. Raises TrackbedError."""
         self._put(MLFLOW, server_secrets.START_PAGE, content, "the start page")
 
-    def _put(self, service: str, path: str, content: bytes, what: str) -> dict[str, str]:
-        """One file of a service's Secret replaced; gives them all, {} where there is no such Secret."""
-        present = self.kubectl.find("secret", secrets.name(service))
-        if present is None:
-            return {}
-        data = {**(present.get("data") or {}), path: base64.b64encode(content).decode()}
-        self.kubectl.apply([secrets.secret(self.deployment, secrets.name(service), service, data)], what)
-        return data
+    def _put(self, service: str, path: str, content: bytes, what: str) -> bool:
+        """Replace one file of a service's Secret; False where there is no such Secret."""
+        change = {"data": {path: base64.b64encode(content).decode()}}
+        return self.kubectl.patch("secret", secrets.name(service), change, what)
 
     def put(self) -> tuple[str, ...]:
         """The gateway looks at the file all the time; nothing where there is no gateway. Gives what to tell where its
         node is late. Raises TrackbedError."""
-        data = self._put(GATEWAY, users.FILE, users.render(users.load(self.deployment.settings)).encode(), "the logins")
-        if not data:
+        content = users.render(users.load(self.deployment.settings)).encode()
+        if not self._put(GATEWAY, users.FILE, content, "the logins"):
             return ()
         # a node that sees its pod change looks at the pod's Secrets at once, not within the next minutes
-        mark = f"{READ}={digests.digest(data)}"
+        mark = f"{READ}={hashlib.sha256(content).hexdigest()}"
         pod = f"{objects.WORKLOADS[GATEWAY].name}-0"
         done = self.kubectl.run("annotate", "pod", pod, mark, "--overwrite", "--request-timeout=20s")
         if not done.code or "(NotFound)" in done.stderr:

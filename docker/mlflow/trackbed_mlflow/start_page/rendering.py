@@ -135,9 +135,7 @@ def facts(view: View) -> Iterable[tuple[str, str]]:
         more = f"; <code>{tool}</code> in a terminal of JupyterLab shows what it does" if tool and not seen else ""
         yield "GPU", "<br>".join([escape(str(gpu)) + more, *map(escape, seen)])
     if backups := known.get("backups"):
-        yield "Last backup", described(backups, "last", "none yet", look.when)
-    elif known:
-        yield "Backups", "no schedule" + ("" if known.get("public") else "; <code>invoke backup</code> makes one now")
+        yield "Last backup", described(backups, "last", "none yet", look.when) + by_hand(known, backups)
     if lease := known.get("lease"):
         yield "Lease ends", described(lease, "end", "no end is known", look.when)
     if workspace := known.get("workspace"):
@@ -150,6 +148,13 @@ def described(what: Mapping[str, Any], key: str, otherwise: str, now: float) -> 
     value = moment(float(what[key]), now) if what.get(key) else escape(otherwise)
     notes = [escape(str(what[name])) for name in ("note", "problem") if what.get(name)]
     return "<br>".join([value, *notes])
+
+
+def by_hand(known: Mapping[str, Any], backups: Mapping[str, Any]) -> str:
+    """Where no schedule makes backups: what does."""
+    if backups.get("scheduled"):
+        return ""
+    return "<br>no schedule makes them" + ("" if known.get("public") else "; <code>invoke backup</code> makes one now")
 
 
 def client(known: Mapping[str, Any], login: str) -> str:
