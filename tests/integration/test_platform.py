@@ -211,6 +211,17 @@ def test_artifacts_come_back_as_they_were(deployment: Clone) -> None:
     assert result["by"] == "trackbed_notebook.artifacts", "this MLflow is not built as the plugin expects"
 
 
+def test_lists_of_artifacts_are_those_of_the_store(deployment: Clone) -> None:
+    """Unusual names, folders, pages, what arrives by another way: all of them as VersityGW itself lists them."""
+    if deployment.engine == "embedded":
+        return  # a folder; MLflow lists it
+    script = Path(__file__).with_name("artifact_lists.py").read_text("utf-8")
+    result = json.loads(inspection.output(*inspection.mlflow_python(deployment), "-", stdin=script))
+    assert result["unequal"] == [] and result["said"] == [], result
+    assert result["counts"]["many"] == 11 and result["counts"]["late"] == result["counts"]["gone"] + 1
+    assert result["fetched"] == ["below/deep.bin", "inside.bin"]
+
+
 def test_links_in_the_notebook_open_in_the_browser(deployment: Clone, trained: Execution) -> None:
     links = re.findall(r"https?://\S+", trained.stdout)
     assert links, trained.stdout

@@ -161,6 +161,18 @@ def test_a_store_that_does_not_answer_is_told_in_mlflows_words(monkeypatch: pyte
     assert json.loads(sent[1]["body"])["error_code"] == "TEMPORARILY_UNAVAILABLE"
 
 
+@pytest.mark.parametrize(("status", "given", "after"), [(503, [], b"5"), (503, [b"9"], b"9"), (200, [], None)])
+def test_whoever_is_told_to_come_again_is_told_when(status: int, given: list[bytes], after: bytes | None) -> None:
+    async def refusing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        headers = [(b"Retry-After", value) for value in given]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    headers = asyncio.run(ask(artifact_pool.ArtifactPool(refusing), "/x"))[0]["headers"]
+    assert [value for name, value in headers if name.lower() == b"retry-after"] == ([after] if after else [])
+
+
 def test_more_than_may_wait_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifact_pool, "WAITING", 1)
     released = threading.Event()

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from trackbed_mlflow import abandoned_requests
@@ -149,9 +149,19 @@ class _Crossing:
             return
         self.started = True
         self._wait(False)
+        if message["type"] == "http.response.start" and message["status"] == 503:
+            message = {**message, "headers": _with_pause(message["headers"])}
         self.seen = self.main.time()
         await self.send(message)
         self.seen = self.main.time()
+
+
+def _with_pause(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """With the time after which a client should ask again."""
+    given = list(headers)
+    if any(name.lower() == b"retry-after" for name, _ in given):
+        return given
+    return [*given, (b"retry-after", str(RETRY_SECONDS).encode())]
 
 
 def larger_blocks() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trackbed_mlflow import artifact_lists
 from trackbed_mlflow.bucket import folder_of
 from trackbed_mlflow.errors import FAILED, MISCONFIGURED, STAGED, Stop, say, sync_path
 from trackbed_mlflow.write_journal import Journal
@@ -143,10 +144,12 @@ def make_durable(environment: Mapping[str, str]) -> Journal | None:
         _local(journal)
         return journal
     if address := environment.get("TRACKBED_STORE_SYNC"):
-        service = functools.partial(ask, address, token=read_token(environment))
+        token = read_token(environment)
+        service = functools.partial(ask, address, token=token)
         with contextlib.suppress(OSError):  # from the first start on nothing without the token is answered
             service(seconds=5, result=True)
         _s3(service)
+        _lists(address, token)
     return None  # MinIO syncs by itself; what an external store promises is its own matter
 
 
@@ -197,10 +200,16 @@ def _local(journal: Journal) -> None:
     LocalArtifactRepository.delete_artifacts = delete
 
 
+def _lists(address: str, token: str) -> None:
+    from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository  # type: ignore[import-not-found]
+
+    artifact_lists.install(S3ArtifactRepository, address, token)
+
+
 def _s3(service: Callable[..., Any]) -> None:
     from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
     from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE  # type: ignore[import-not-found]
-    from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository  # type: ignore[import-not-found]
+    from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
     from mlflow.tracing.otel.otel_archival import TRACE_ARCHIVAL_FILENAME  # type: ignore[import-not-found]
 
     plain = {

@@ -3,8 +3,9 @@
 VersityGW 1.8.0 keeps an object as a plain file of its name and its metadata as files in a folder of that name, and
 calls fsync for neither. The MLflow server names an object here before it answers an upload. One JSON object per
 connection, answered by one: {"bucket", "keys"} syncs objects, {"bucket", "removed"} notes a deletion, {"all"} syncs the
-whole file system (a restore), {"result"} gives what the last check found. Names only: nothing is read out or written
-for a caller. Each has the "token" of the secrets volume: other accounts of the machine reach this container, too.
+whole file system (a restore), {"result"} gives what the last check found. {"bucket", "list"} is answered by several:
+the names and sizes in one folder. No content is read out or written for a caller. Each has the "token" of the secrets
+volume: other accounts of the machine reach this container, too.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import hmac
+import itertools
 import json
 import os
 import signal
 import socketserver
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from trackbed_mlflow.artifact_lists import TURN_SECONDS
 from trackbed_mlflow.durability import TOKEN_FILE, Folders, read_token, sync_files
 from trackbed_mlflow.errors import FAILED, MISCONFIGURED, Stop, sync_path
 from trackbed_mlflow.write_journal import Journal
@@ -27,6 +31,9 @@ from trackbed_mlflow.write_journal import Journal
 OBJECTS, SIDECAR, META = "objects", "sidecar", "meta"  # as compose.versitygw.yaml and VersityGW name them
 ASKED = "asked-with-token"  # in the journal's folder: the server knows the token
 PORT, LONGEST, AT_ONCE = 9002, 2**20, 32  # bytes of a request; requests that are served at the same time
+LISTS = 4  # at the same time: they compute, and must not take the turns of what waits for the disk
+IN_LINE = 1000  # names in one line of a list
+UNLISTED = ".sgwtmp"  # what VersityGW keeps uploads in, and lists nowhere
 
 
 def checked(name: object) -> str:
@@ -89,6 +96,31 @@ class StoreSync:
             self.sync(bucket, checked(key))
         return {}
 
+    def listed(self, request: dict[str, Any]) -> Iterator[list[tuple[str, int | None]]]:
+        """What is in a folder, as VersityGW lists it with the delimiter "/": names, and sizes or None for a folder.
+
+        Raises as ``answer``. A folder that is not there is empty.
+        """
+        if "token" not in request or not self.knows(request):
+            raise PermissionError("this service answers to the token of MLflow's server alone")
+        bucket, key = checked(request.get("bucket")), checked(request.get("list"))
+        if UNLISTED in key.split("/"):
+            raise ValueError(f"{key!r} is no folder of objects")
+        top = self.root / OBJECTS / bucket
+        if not top.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(top))
+        try:
+            number = os.open(top / key, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            with os.scandir(number) as found:
+                names = filter(None, map(_entry, found))
+                while line := list(itertools.islice(names, IN_LINE)):
+                    yield line
+        finally:
+            os.close(number)
+
     def sync(self, bucket: str, key: str) -> None:
         """An object, its metadata, and all their folders."""
         path = str(self.root / OBJECTS / bucket / key)
@@ -116,23 +148,48 @@ class StoreSync:
             os.close(number)
 
 
+def _entry(entry: os.DirEntry[str]) -> tuple[str, int | None] | None:
+    if entry.name == UNLISTED:
+        return None
+    try:
+        return entry.name, None if entry.is_dir(follow_symlinks=False) else entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return None  # deleted since
+
+
 class Handler(socketserver.StreamRequestHandler):
     timeout = 10
-    turns = threading.BoundedSemaphore(AT_ONCE)
+    turns, lists = threading.BoundedSemaphore(AT_ONCE), threading.BoundedSemaphore(LISTS)
 
     def handle(self) -> None:
         try:
             request = json.loads(self.rfile.readline(LONGEST))
             if not isinstance(request, dict):
                 raise ValueError("not an object")
-            with self.turns:
-                answer = self.server.store.answer(request)  # type: ignore[attr-defined]
+            if "list" in request:
+                answer = self._list(request)
+            else:
+                with self.turns:
+                    answer = self.server.store.answer(request)  # type: ignore[attr-defined]
         except (ValueError, OSError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         try:
             self.wfile.write(json.dumps(answer).encode() + b"\n")
         except OSError:
             return  # who asked has gone
+
+    def _list(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send the lines of a list; gives the last one."""
+        if not self.lists.acquire(timeout=TURN_SECONDS):
+            return {"busy": True}
+        count = 0
+        try:
+            for line in self.server.store.listed(request):  # type: ignore[attr-defined]
+                self.wfile.write(json.dumps(line).encode() + b"\n")
+                count += len(line)
+        finally:
+            self.lists.release()
+        return {"count": count}
 
 
 class Server(socketserver.ThreadingTCPServer):
