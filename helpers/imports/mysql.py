@@ -28,6 +28,10 @@ AND extra NOT LIKE '%%GENERATED' ORDER BY ordinal_position"
 DENIED, NO_RIGHT, NO_COLUMN_RIGHT = 1045, 1142, 1143
 TRUE = ("1", "true", "yes", "on")
 CLEAR = (b"mysql_clear_password", b"dialog")  # ways to come in that send the password as it is
+# MySQL's own: over TLS as it is, else for a key that whoever answers has made; the second one only where the server
+# does not remember a hash of it
+SHA256, SHA2 = b"sha256_password", b"caching_sha2_password"
+UNPROVEN = "it wants the password in clear text, and nothing proves whose server it is"
 
 
 class _Refused:
@@ -36,7 +40,37 @@ class _Refused:
     def __init__(self, connection: object) -> None: ...
 
     def authenticate(self, packet: object) -> None:
-        raise RuntimeError("it wants the password in clear text, and nothing proves whose server it is")
+        raise RuntimeError(UNPROVEN)
+
+
+class _Scrambled:
+    """Instead of the driver's: answers the server's question with a hash, and with nothing else."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def authenticate(self, packet: Any) -> Any:
+        from pymysql._auth import scramble_caching_sha2
+
+        if packet.is_auth_switch_request():
+            nonce = packet.read_all().removesuffix(b"\0")
+            self._connection.write_packet(scramble_caching_sha2(self._connection.password, nonce))
+        elif packet.get_all_data() != b"\x01\x03":  # the hash is right
+            raise RuntimeError(UNPROVEN)
+        return self._connection._read_packet()
+
+
+def _careful() -> type[Any]:
+    """A connection to a server that nothing proves."""
+    from pymysql.connections import Connection
+
+    class Careful(Connection):  # type: ignore[misc, type-arg, unused-ignore]
+        def _get_server_information(self) -> None:
+            super()._get_server_information()
+            if self._auth_plugin_name.encode() == SHA256:  # else the first answer is the password already
+                self._auth_plugin_name = "mysql_native_password"
+
+    return Careful
 
 
 class MySQL:
@@ -81,8 +115,10 @@ def _quoted(name: str) -> str:
 def opened(server: Server) -> Iterator[MySQL]:
     import pymysql
 
+    words = _words(server)
+    connect = _careful() if SHA256 in words.get("auth_plugin_map", {}) else pymysql.connect
     try:
-        with closing(pymysql.connect(**_words(server))) as connection:
+        with closing(connect(**words)) as connection:
             with connection.cursor() as cursor:
                 for statement in SESSION:
                     cursor.execute(statement)
@@ -119,10 +155,17 @@ def _words(server: Server) -> dict[str, Any]:
     for name in TLS:
         if word := server.options.get(name):
             result[name] = word if name in FILES else word.lower() in TRUE
+    if result.get("ssl_verify_identity") and "ssl_ca" not in result:
+        raise SettingError(  # the driver would look at no name then
+            f"{server}: ssl_verify_identity needs a CA.", "name it: ?ssl_ca=FILE&ssl_verify_identity=true"
+        )
+    given_up = result.get("ssl_verify_cert") is False  # it is the user's word that the server need not be proven
     if "ssl_ca" in result:
         result.setdefault("ssl_verify_cert", True)
     if not result.get("ssl_verify_cert") or result.get("ssl_disabled"):
         result["auth_plugin_map"] = dict.fromkeys(CLEAR, _Refused)
+        if not (given_up or result["unix_socket"]):
+            result["auth_plugin_map"] |= {SHA256: _Refused, SHA2: _Scrambled}
     return result
 
 
@@ -152,7 +195,8 @@ def _failed(server: Server, error: Exception) -> TrackbedError:
     if isinstance(error, RuntimeError):  # the driver's word for a password that it will not send
         return TrackbedError(
             f"{server} asks for a password in a way that needs TLS: {said}",
-            "name the CA of the server in the address, as in ?ssl_ca=FILE, or use a user with mysql_native_password",
+            "name the CA of the server in the address, as in ?ssl_ca=FILE (its owner has it: ca.pem in MySQL's data "
+            "folder); where nobody can be in between, as in a tunnel, ?ssl_verify_cert=false does",
         )
     return TrackbedError(
         f"{server} cannot be read: {said}",

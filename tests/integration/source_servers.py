@@ -7,8 +7,8 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,30 @@ def content(cluster: Cluster) -> str:
     return cluster.run("pg_dump", "-h", str(cluster.folder), "-U", "postgres", "source", "--restrict-key=x").stdout
 
 
-@contextmanager
-def mariadb(clone: Clone, sqlite: Path, *network: str) -> Iterator[Path]:
+MAKE_MARIADB = (
+    *("mariadb-install-db", "--no-defaults", "--datadir=data", "--auth-root-authentication-method=normal"),
+    *("--skip-test-db", "--skip-name-resolve", "--force"),
+)
+MYSQL_HOME = Path(os.environ.get("TRACKBED_RIG_HOME", "/var/tmp/trackbed-rig"), "mysql")  # what mysql.sh makes
+
+
+def mariadb(clone: Clone, sqlite: Path, *network: str) -> AbstractContextManager[Path]:
     """The folder of a MariaDB server's socket `s`, with the same database and the same user. ``network``: options with
     which it listens to more than the socket."""
+    return _served(clone, sqlite, MAKE_MARIADB, ("mariadbd", "--no-defaults"), network or ("--skip-networking",))
+
+
+def mysql(clone: Clone, sqlite: Path, *network: str) -> AbstractContextManager[Path]:
+    """The same of Oracle's MySQL, which makes its keys and certificates itself: `data/ca.pem` is its authority."""
+    server = (str(MYSQL_HOME / "bin" / "mysqld"), "--no-defaults", f"--basedir={MYSQL_HOME}", "--mysqlx=OFF")
+    make = (*server, "--datadir=data", "--initialize-insecure")
+    return _served(clone, sqlite, make, server, network or ("--skip-networking",))
+
+
+@contextmanager
+def _served(
+    clone: Clone, sqlite: Path, make: Sequence[str], server: Sequence[str], network: Sequence[str]
+) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="tb-my-"))  # short: the socket's path is limited
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -101,14 +121,15 @@ def mariadb(clone: Clone, sqlite: Path, *network: str) -> Iterator[Path]:
         "env": {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(folder)},
         **identity,
     }
-    data = f"--datadir={folder / 'data'}"
-    make = ["mariadb-install-db", "--no-defaults", data, "--auth-root-authentication-method=normal", "--skip-test-db"]
     subprocess.run(
-        [*make, "--skip-name-resolve", "--force"], check=True, stdout=subprocess.DEVNULL, timeout=120, **common
+        [word.replace("=data", f"={folder / 'data'}") for word in make],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        timeout=PATIENCE,
+        **common,
     )
-    options = ["--no-defaults", data, f"--socket={folder / 's'}", f"--pid-file={folder / 'pid'}"]
-    options += network or ("--skip-networking",)
-    with (folder / "log").open("wb") as log, subprocess.Popen(["mariadbd", *options], stdout=log, **common) as process:
+    options = [f"--datadir={folder / 'data'}", f"--socket={folder / 's'}", f"--pid-file={folder / 'pid'}", *network]
+    with (folder / "log").open("wb") as log, subprocess.Popen([*server, *options], stdout=log, **common) as process:
         try:
             waiting.until(lambda: _answers(folder), PATIENCE)
             ask(folder, "CREATE DATABASE source CHARACTER SET utf8mb4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import threading
@@ -186,26 +187,42 @@ def test_a_postgresql_that_does_not_answer_is_told_in_words() -> None:
     assert "postgresql://u@/db cannot be read" in caught.value.message and "does it answer" in caught.value.hint
 
 
-@pytest.mark.parametrize("way", mysql.CLEAR)
-def test_no_mysql_server_gets_the_password_in_clear_text(way: bytes) -> None:
-    """Before, any server that asked for it got it, without TLS."""
-    heard = bytearray()
+def _packet(number: int, content: bytes) -> bytes:
+    return len(content).to_bytes(3, "little") + bytes([number]) + content
 
-    def packet(number: int, content: bytes) -> bytes:
-        return len(content).to_bytes(3, "little") + bytes([number]) + content
+
+GREETINGS = ("mysql_native_password", "caching_sha2_password", "sha256_password")
+WAYS = (*mysql.CLEAR, mysql.SHA256, mysql.SHA2)
+
+
+@pytest.mark.parametrize(
+    "greeting, way", [*itertools.product(GREETINGS, WAYS), pytest.param("caching_sha2_password", b"", id="no switch")]
+)
+def test_no_mysql_server_gets_the_password_in_clear_text(greeting: str, way: bytes) -> None:
+    """Before, any server that asked for it got it: without TLS, or over TLS that proves nothing.
+
+    ``way``: to which the server switches; none: it says that it does not know the hash."""
+    heard = bytearray()
 
     def serve() -> None:
         connection, _ = listening.accept()
-        with connection:
+        with connection, suppress(OSError):
             connection.settimeout(PATIENCE)
             capabilities = 0x000AA200 | 0x8000  # protocol 4.1, secure connection, authentication by plugins
             low, high = (capabilities & 0xFFFF).to_bytes(2, "little"), (capabilities >> 16).to_bytes(2, "little")
-            hello = b"\x0a5.7.0\0" + bytes(4) + b"12345678\0" + low + b"\x2d\x02\0" + high + b"\x15" + bytes(10)
-            connection.sendall(packet(0, hello + b"123456789012\0mysql_native_password\0"))
+            hello = b"\x0a8.0.0\0" + bytes(4) + b"12345678\0" + low + b"\x2d\x02\0" + high + b"\x15" + bytes(10)
+            connection.sendall(_packet(0, hello + b"123456789012\0" + greeting.encode() + b"\0"))
             heard.extend(connection.recv(65536))
-            connection.sendall(packet(2, b"\xfe" + way + b"\0" + (b"\x03Password: " if way == b"dialog" else b"")))
-            with suppress(OSError):
-                heard.extend(connection.recv(65536))  # nothing, or the password
+            number = 2
+            if way:
+                asked = b"\x03Password: " if way == b"dialog" else b"12345678901234567890\0"
+                connection.sendall(_packet(number, b"\xfe" + way + b"\0" + asked))
+                if way == mysql.SHA2:
+                    heard.extend(connection.recv(65536))
+                    number += 2
+            if way in (mysql.SHA2, b""):
+                connection.sendall(_packet(number, b"\x01\x04"))  # it wants the password itself
+            heard.extend(connection.recv(65536))  # nothing, or the password, or a question for the server's key
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=serve)
@@ -215,3 +232,25 @@ def test_no_mysql_server_gets_the_password_in_clear_text(way: bytes) -> None:
             pass
         thread.join(PATIENCE)
     assert heard and SECRET.encode() not in heard and "ssl_ca" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "query, refused",
+    [
+        ("", {*mysql.CLEAR, mysql.SHA256, mysql.SHA2}),
+        ("?ssl_ca=/ca.pem", set()),
+        ("?ssl_ca=/ca.pem&ssl_disabled=true", {*mysql.CLEAR, mysql.SHA256, mysql.SHA2}),
+        ("?ssl_ca=/ca.pem&ssl_verify_cert=false", set(mysql.CLEAR)),
+        ("?ssl_verify_cert=false", set(mysql.CLEAR)),
+        ("?unix_socket=/s", set(mysql.CLEAR)),
+    ],
+)
+def test_which_mysql_server_gets_the_password(query: str, refused: set[bytes]) -> None:
+    words = mysql._words(databases.server(f"mysql://u:{SECRET}@h/db{query}"))
+    assert set(words.get("auth_plugin_map", {})) == refused
+
+
+def test_the_name_in_a_certificate_needs_a_ca() -> None:
+    """Before, any certificate of an authority that the system trusts was taken: the driver looked at no name."""
+    with pytest.raises(SettingError, match="needs a CA"):
+        mysql._words(databases.server("mysql://u@h/db?ssl_verify_identity=true"))
