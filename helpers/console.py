@@ -212,9 +212,8 @@ def error(problem: TrackbedError) -> None:
         notice(f"  | {log_line(line)}")
     sys.stderr.write(f"{mark} ")  # an error's further lines are indented: none of them looks like another error
     notice(problem.message.replace("\n", "\n       "))
-    if problem.hint:
-        notice(f"  -> {problem.hint}")
-        notice(f"  {topics.reference(topics.topic(problem))}")
+    for line in topics.next_steps(problem):
+        notice(line)
 
 
 def confirm(question: str) -> bool:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from helpers import browser, clone, gateway, kernels, start, start_page, status
+from helpers import browser, clone, gateway, kernels, start, start_page, status, topics
 from helpers import workspace as workspace_files
 from helpers.data import journal, move_note
 from helpers.engines import select
@@ -225,5 +225,6 @@ def low_disk(engine: Engine) -> str:
         return ""
     return (
         f"warning: only {facts.disk_free / 2**30:.1f} GiB are free at {facts.disk_path}; when it is full, logging "
-        "fails with an error until you free some (`invoke usage`, `invoke gc`)"
+        "fails with an error until you free some (`invoke usage`, `invoke gc`)\n"
+        f"  {topics.reference(topics.DISK)}"
     )

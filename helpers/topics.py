@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from helpers.errors import SettingError, TrackbedError
 
 PAGE = "docs/troubleshooting.md"
+DISK, GPU = "disk-full", "gpu"
 DOCTOR = "doctor"  # the heading of what `invoke doctor` prints
 SETUP = "setup"  # of what setup.sh prints
 # the first that matches
@@ -112,6 +113,12 @@ def topic(problem: TrackbedError) -> str:
     called = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(problem.__traceback__)]
     otherwise = TYPED if isinstance(problem, SettingError) else OTHERWISE
     return next(filter(None, map(of_module, reversed(called))), otherwise)
+
+
+def next_steps(problem: TrackbedError, *further: str) -> tuple[str, ...]:
+    """What a message prints below the words of an error: what to type, and where more is said."""
+    steps = [step for step in (problem.hint, *further) if step]
+    return (*(f"  -> {step}" for step in steps), *([f"  {reference(topic(problem))}"] if steps else []))
 
 
 def reference(anchor: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from helpers import process_table, start_page, status, timers, waiting
+from helpers import process_table, start_page, status, timers, topics, waiting
 from helpers.backups import create, damage, later, lead, locations, schedule
 from helpers.backups.needed import Needed
 from helpers.backups.repository import Snapshot
@@ -52,7 +52,7 @@ def follow(project: Project) -> tuple[str, ...]:
     except TrackbedError as error:
         return (
             f"warning: no last backup of the lease is set up: {error.message}",
-            *([error.hint] if error.hint else []),
+            *topics.next_steps(error),
         )
 
 
@@ -126,7 +126,7 @@ def run_if_due(project: Project, progress: ProgressReporter, notice: Notice) -> 
         raise TrackbedError(
             "no last backup is set up", "`invoke up` sets it up on a machine with LEASE_END and BACKUP_TO"
         )
-    with _alone(settings.folder) as alone:
+    with state.lock_if_free(settings.folder / last_backup.LOCK) as alone:
         if not alone:
             return Ran(("the last backup is at work already",))
         ends = waiting.until(lambda: _near(project), WATCH, PAUSE) if setup.often <= SHORT else _near(project)
@@ -147,22 +147,11 @@ def run(project: Project, progress: ProgressReporter, notice: Notice) -> Ran:
             "LEASE_END is missing, so there is no last backup.",
             "`invoke backup` makes one; or `invoke up --lease-end=DATE`",
         )
-    with _alone(project.settings.folder) as alone:
+    with state.lock_if_free(project.settings.folder / last_backup.LOCK) as alone:
         if not alone:
             raise TrackbedError("the last backup is at work already", "`invoke status` shows when it is done")
         seen = last_backup.record(project.settings.folder, ends.end)
         return _back_up(project, engine, ends, seen, place, progress, notice)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(state.lock(folder / last_backup.LOCK, wait_seconds=0))
-        except TrackbedError:
-            yield False
-            return
-        yield True
 
 
 def _near(project: Project) -> Lease | None:
@@ -320,7 +309,7 @@ def _first(folder: Path, patience: float, notice: Notice) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(state.lock(path, patience, notice))
-        except TrackbedError:
+        except state.AtWork:
             if pids := _holders(path):
                 notice("the scheduled backup is ended: the last backup of the lease goes first")
                 process_table.end(pids, ENDING, {})

@@ -9,11 +9,11 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import start_page, status, timers
+from helpers import start_page, status, timers, topics
 from helpers.backups import create, encrypted, locations, manage, running
 from helpers.backups.retention import Policy
 from helpers.engines import select
@@ -98,8 +98,7 @@ def follow(project: Project) -> tuple[str, ...]:
         return (
             f"warning: BACKUP_EVERY={backup_runs.period(settings.backup_every)} "
             f"({settings.origin('BACKUP_EVERY')}): there is no such schedule: {error.message}",
-            *([error.hint] if error.hint else []),
-            "then make it: `invoke backup.schedule`",
+            *topics.next_steps(error, "then make it: `invoke backup.schedule`"),
         )
 
 
@@ -180,10 +179,8 @@ def run_if_due(project: Project, progress: ProgressReporter, notice: Notice) -> 
     schedule = backup_schedule.load(folder)
     if schedule is None:
         raise TrackbedError("there is no schedule", "`invoke backup.schedule --every=6h --to=PLACE` makes one")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(state.lock(folder / backup_schedule.LOCK, wait_seconds=0))
-        except TrackbedError:
+    with state.lock_if_free(folder / backup_schedule.LOCK) as alone:
+        if not alone:
             return Ran(("a scheduled backup is at work already",))
         return _run(project, schedule, progress, notice)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from helpers import topics
 from helpers.engines.base import Engine
 from helpers.engines.host import Host
 from helpers.errors import Interrupted, TrackbedError
@@ -30,7 +31,7 @@ def remarks(chosen: Accelerator, empty_data: str) -> tuple[str, ...]:
     """What is told before a start of the GPU, and of a data set that has nothing in it ("": of none)."""
     lines = [f"GPU: {chosen} ({chosen.reason})"] if chosen.kind != node_types.NONE else []
     if chosen.warning:
-        lines.append(f"warning: the notebook gets no GPU: {chosen.warning}")
+        lines += [f"warning: the notebook gets no GPU: {chosen.warning}", f"  {topics.reference(topics.GPU)}"]
     if empty_data:
         lines.append(f"warning: the data set {empty_data} is empty")
     return tuple(lines)

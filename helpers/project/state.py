@@ -9,7 +9,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,10 @@ def _denied(path: Path, error: OSError) -> TrackbedError:
             "run as the user who made it (with sudo, perhaps), or choose a folder of your own with --state-dir",
         )
     return machine_failures.at(path, error)
+
+
+class AtWork(TrackbedError):
+    """Another command holds the lock."""
 
 
 def make_folder(path: Path, private: bool = False) -> Path:
@@ -213,7 +217,8 @@ def lock(
 ) -> Iterator[None]:
     """Hold the lock file ``path``; the kernel frees it however the holder ends.
 
-    While another holds it, ``on_wait`` gets one line naming who; after ``wait_seconds`` a TrackbedError does.
+    While another holds it, ``on_wait`` gets one line naming who; after ``wait_seconds`` AtWork does. Raises another
+    TrackbedError where nobody can hold it.
     """
     make_folder(path.parent)
     try:
@@ -235,6 +240,18 @@ def lock(
         os.close(handle)
 
 
+@contextmanager
+def lock_if_free(path: Path) -> Iterator[bool]:
+    """The same without a wait; gives whether it is held now, False where another command holds it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(path, wait_seconds=0))
+        except AtWork:
+            yield False
+            return
+        yield True
+
+
 def _acquire(handle: int, path: Path, wait_seconds: float, on_wait: Callable[[str], None] | None) -> None:
     said = ""
 
@@ -252,7 +269,7 @@ def _acquire(handle: int, path: Path, wait_seconds: float, on_wait: Callable[[st
         return True
 
     if not acquired() and not waiting.until(acquired, wait_seconds, 0.2):
-        raise TrackbedError(
+        raise AtWork(
             f"{_holder(path)} is still at work on this project (waited {wait_seconds:.0f} s)",
             "wait for it, or stop it with Ctrl-C where it runs",
         )

@@ -542,7 +542,8 @@ def test_up_makes_the_schedule_of_the_file_once(lab: Project, cron: Path, tmp_pa
 
 def test_a_schedule_of_the_file_that_cannot_be_made_is_no_failed_start(lab: Project) -> None:
     from_file(lab, "BACKUP_EVERY=6h\n")
-    warning, *_, fix = schedule.follow(lab)
+    warning, fix, where = schedule.follow(lab)
+    assert where == "  see docs/troubleshooting.md#schedule"
     assert "BACKUP_EVERY=6h" in warning and "--to is missing" in warning and "`invoke backup.schedule`" in fix
     (finding,) = backup_schedule.findings(lab.settings)
     assert finding.level is Level.ERROR

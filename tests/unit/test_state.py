@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import TrackbedError
+from helpers.project import state
 from helpers.project.state import FILE, State, lock, make_folder, remembered
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,3 +181,20 @@ def test_lock_is_freed_by_an_exception_and_not_inherited_by_children(tmp_path: P
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_lock_that_nobody_can_hold_is_not_taken_for_one_that_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, a timer whose lock could not be opened said that another one was at work, and ended well."""
+    path = tmp_path / "lock"
+    with state.lock_if_free(path) as first, state.lock_if_free(path) as second:
+        assert (first, second) == (True, False)
+
+    def refused(*words: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(state.os, "open", refused)
+    with pytest.raises(TrackbedError, match="read-only") as caught, state.lock_if_free(path):
+        pass
+    assert not isinstance(caught.value, state.AtWork)
