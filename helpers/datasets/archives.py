@@ -20,6 +20,7 @@ from helpers.suggestions import shown
 
 AGAIN = "pack the data set again with plain files and folders only, or name another archive"
 HEADER = 2**26  # bytes that are read at once: a header that says more would only fill the memory
+DIRECTORY = 2**27  # bytes of a zip archive's list of names, which is read at once: as much as fills 1 GiB of memory
 XZ_MEMORY = 2**29  # bytes that unpacking may take; `xz -9` needs 65 MiB, and the format goes up to 4 GiB
 CHUNK = 2**18
 # the others' memory has no bound when they are read
@@ -37,10 +38,13 @@ def is_archive(name: str) -> bool:
 
 
 class _Bounded(io.RawIOBase):
-    """A stream of which nobody can ask more at once than a header may have."""
+    """A stream of which nobody can ask more at once than ``most`` bytes. ``refuse``: makes the error, of how many."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.last = stream, b""
+    def __init__(self, stream: IO[bytes], most: int, refuse: Callable[[int], Exception]) -> None:
+        self._stream, self._most, self._refuse, self.last = stream, most, refuse, b""
+
+    def seekable(self) -> bool:
+        return True
 
     def seek(self, place: int, whence: int = 0, /) -> int:
         return self._stream.seek(place, whence)
@@ -49,9 +53,11 @@ class _Bounded(io.RawIOBase):
         return self._stream.tell()
 
     def read(self, count: int = -1, /) -> bytes:
-        if not 0 <= count <= HEADER:
-            raise tarfile.ReadError(f"a header of {count} bytes")
-        self.last = self._stream.read(count)
+        if count > self._most:
+            raise self._refuse(count)
+        self.last = self._stream.read(count if count >= 0 else self._most + 1)
+        if len(self.last) > self._most:
+            raise self._refuse(len(self.last))
         return self.last
 
 
@@ -146,7 +152,13 @@ def _in_words(what: str) -> Iterator[None]:
 
 
 def _zipped(stream: IO[bytes], what: str) -> Iterator[File]:
-    with zipfile.ZipFile(stream) as archive:
+    def refuse(count: int) -> TrackbedError:
+        names = f"{what} is a zip archive whose list of names has {count >> 20} MiB, more than {DIRECTORY >> 20} MiB"
+        return TrackbedError(
+            f"{names}: it would fill the memory", "pack the data set as .tar, which is read name by name"
+        )
+
+    with zipfile.ZipFile(cast("IO[bytes]", _Bounded(stream, DIRECTORY, refuse))) as archive:
         for member in archive.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
             if member.is_dir() or kind == stat.S_IFDIR:
@@ -170,7 +182,7 @@ def _tarred(stream: IO[bytes], what: str) -> Iterator[File]:
     opener = _opener(stream.read(8))
     stream.seek(0)
     plain = cast("IO[bytes]", opener(stream)) if opener else stream
-    bounded = _Bounded(plain)
+    bounded = _Bounded(plain, HEADER, lambda count: tarfile.ReadError(f"a header of {count} bytes"))
     with tarfile.open(fileobj=cast("IO[bytes]", bounded), mode="r:") as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # it would keep all of them

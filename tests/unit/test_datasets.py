@@ -273,6 +273,15 @@ def test_xz_is_read_in_several_streams_and_within_a_bound_of_memory(monkeypatch:
         walked(packed)
 
 
+def test_a_zip_whose_list_of_names_would_fill_the_memory_is_refused(
+    one: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "DIRECTORY", 100)
+    with pytest.raises(TrackbedError, match="would fill the memory") as caught:
+        add(one, saved(tmp_path, zipped(FILES)))
+    assert ".tar" in caught.value.hint
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_zip_that_could_fill_the_memory_is_refused(method: int) -> None:
     buffer = io.BytesIO()
