@@ -43,7 +43,7 @@ class Timer:
         return (
             "[Unit]\n"
             f"Description=Trackbed {self.settings.project}: {self.what}\n"
-            "After=network-online.target\n"
+            f"After=network-online.target {systemd.on_boot(self.settings.project)}\n"
             "Wants=network-online.target\n\n"
             "[Service]\n"
             "Type=oneshot\n"
@@ -103,7 +103,7 @@ def install(timer: Timer, runner: str) -> tuple[str, ...]:
         _put_back(folder, before)
         raise
     lines = (f"{folder / timer.name}.timer runs it",)
-    return lines if os.geteuid() == 0 else (*lines, "to run while you are not logged in: loginctl enable-linger")
+    return lines if systemd.lingers() else (*lines, "to run while you are not logged in: loginctl enable-linger")
 
 
 def _text(unit: Path) -> str | None:

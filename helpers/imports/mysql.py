@@ -67,8 +67,9 @@ def _careful() -> type[Any]:
     class Careful(Connection):  # type: ignore[misc, type-arg, unused-ignore]
         def _get_server_information(self) -> None:
             super()._get_server_information()
-            if self._auth_plugin_name.encode() == SHA256:  # else the first answer is the password already
-                self._auth_plugin_name = "mysql_native_password"
+            greeting: Any = vars(self)
+            if greeting["_auth_plugin_name"].encode() == SHA256:  # else the first answer is the password already
+                greeting["_auth_plugin_name"] = "mysql_native_password"
 
     return Careful
 

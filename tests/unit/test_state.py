@@ -194,7 +194,7 @@ def test_a_lock_that_nobody_can_hold_is_not_taken_for_one_that_is_held(
     def refused(*words: object) -> int:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(state.os, "open", refused)
+    monkeypatch.setattr(os, "open", refused)
     with pytest.raises(TrackbedError, match="read-only") as caught, state.lock_if_free(path):
         pass
     assert not isinstance(caught.value, state.AtWork)

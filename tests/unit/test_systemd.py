@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from helpers import lifecycle
+from helpers import commands, lifecycle
 from helpers import systemd as units
 from helpers.engines.embedded import systemd
 from helpers.errors import TrackbedError
+from helpers.services import ExecResult
 from tests.unit.fakes import project
 
 
@@ -84,3 +88,34 @@ def test_a_unit_of_the_other_engine_goes_as_well(tmp_path: Path, monkeypatch: py
     one = project(tmp_path)
     one.state.engine = "docker"
     assert "was removed" in lifecycle.start_at_boot(one, False)[0] and not unit.exists()
+
+
+@pytest.mark.parametrize("given", [None, "somebody else's", "own"])
+def test_the_users_manager_is_found_from_any_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    """Before, a user with linger had no systemd in a shell that su or sudo had made."""
+    monkeypatch.setattr(units, "RUNTIME", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1600)
+    monkeypatch.setattr(units, "_is_ours", lambda folder: folder in (tmp_path / "1600", Path("own")))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    if given:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", given)
+    asked: list[str] = []
+
+    def attempt(argv: object, timeout: float, env: Mapping[str, str] = os.environ) -> ExecResult:
+        asked.append(env["XDG_RUNTIME_DIR"])
+        return ExecResult(0, "", "")
+
+    monkeypatch.setattr(commands, "attempt", attempt)
+    units.ask("daemon-reload")
+    assert asked == ["own" if given == "own" else str(tmp_path / "1600")]
+
+
+def test_who_has_linger_is_not_told_to_ask_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "LINGER", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1)
+    name = pwd.getpwuid(1).pw_name
+    assert not units.lingers()
+    (tmp_path / name).touch()
+    assert units.lingers()

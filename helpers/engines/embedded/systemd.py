@@ -18,7 +18,7 @@ START_LIMIT = 900  # seconds: venvs may have to be made again
 
 
 def name(settings: Settings) -> str:
-    return f"trackbed-{settings.project}.service"
+    return systemd.on_boot(settings.project)
 
 
 def path(settings: Settings) -> Path:
@@ -70,7 +70,7 @@ def install(settings: Settings) -> tuple[str, ...]:
     systemd.ask("daemon-reload")
     systemd.ask("enable", target.name)
     lines = (f"{target} starts everything at boot; `invoke up --on-boot=false` removes it",)
-    return lines if os.geteuid() == 0 else (*lines, "to come up before you log in: loginctl enable-linger")
+    return lines if systemd.lingers() else (*lines, "to come up before you log in: loginctl enable-linger")
 
 
 def remove(settings: Settings) -> tuple[str, ...]:
