@@ -25,12 +25,14 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
+from benchmarks import disk
 from benchmarks.systems import (
     WEIGHED,
     Baseline,
     Measure,
     Ours,
     client,
+    engine_seconds,
     removed,
     run,
     running,
@@ -44,6 +46,7 @@ from helpers.clone import ROOT
 from helpers.uv_settings import uv_settings
 
 IDLE_SECONDS = 5
+SETTLED_SECONDS, WATCHED_SECONDS = 45, 180  # the longest health check comes every 60 s
 PATIENCE = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE")
 CHANGED = "uvloop"  # the requirement of which another release is built
 
@@ -131,6 +134,34 @@ class Bench:
                 system.down(data=True)
                 say(f"embedded first {first.embedded[-1]:.1f} s, later {later.embedded[-1]:.1f} s")
         return [first, later, noop, memory]
+
+    def idle(self) -> list[Measure]:
+        """Nobody works with either system; dockerd's own share is right only where it does nothing else."""
+        limit = float("inf")
+        services = Measure("processor time, idle, of one core: the services and their health checks", "-", "%", limit)
+        whole = Measure("processor time, idle, of one core: the same with dockerd and containerd", "<= 1.5 %", "%", 1.5)
+        ours, other, embedded = self.ours, self.baseline, self.embedded
+        for system in (ours, other, embedded):
+            with running(system):
+                time.sleep(SETTLED_SECONDS)
+                for _ in range(self.rounds):
+                    began, mine, engine = time.monotonic(), system.seconds(), engine_seconds()
+                    time.sleep(WATCHED_SECONDS)
+                    lasted = time.monotonic() - began
+                    share = 100 * (system.seconds() - mine) / lasted
+                    total = share + 100 * (engine_seconds() - engine) / lasted
+                    say(f"idle {share:.2f} %, with the engine {total:.2f} %")
+                    if system is embedded:
+                        services.embedded.append(share)
+                    elif system is ours:
+                        services.ours.append(share)
+                        whole.ours.append(total)
+                    else:
+                        services.other.append(share)
+        return [services, whole]
+
+    def disk(self) -> list[Measure]:
+        return [disk.measure(self.folder)]
 
     def listing(self) -> list[Measure]:
         measure = Measure("`invoke --list`, against an empty tasks.py", "<= 1.3", "s", 1.3)
@@ -266,7 +297,7 @@ def size(name: str) -> float:
     return int(run("docker", "image", "inspect", "--format", "{{.Size}}", name)) / 2**20
 
 
-QUICK = ("starts", "embedded", "listing", "logging", "artifacts", "builds")
+QUICK = ("starts", "embedded", "idle", "disk", "listing", "logging", "artifacts", "builds")
 
 
 def table(found: list[Measure]) -> str:
@@ -324,6 +355,8 @@ def main() -> None:
     steps: dict[str, Callable[[], list[Measure]]] = {
         "starts": bench.starts,
         "embedded": bench.embedded_starts,
+        "idle": bench.idle,
+        "disk": bench.disk,
         "listing": bench.listing,
         "logging": bench.logging,
         "artifacts": bench.artifacts,

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import psutil
+
 from helpers import site_network
 from helpers.clone import ROOT
 from helpers.engines.docker import images
@@ -203,6 +205,36 @@ class Ours:
         services = self.ask("status")["services"]
         return sum(service["memory"] for service in services if str(service["service"]) != "jupyter") / 2**20
 
+    def seconds(self) -> float:
+        """Processor seconds of all services so far, the notebook too."""
+        if self.engine == "docker":
+            return container_seconds(run("docker", "ps", "-q", "--filter", f"name=^{self.project}-").split())
+        folder = str(Path(self.env["TRACKBED_STATE_DIR"], self.project))
+        found = (p for p in psutil.process_iter(["cmdline"]) if folder in " ".join(p.info["cmdline"] or ()))
+        family = {p for top in found for p in (top, *top.children(recursive=True))}
+        return sum(sum(p.cpu_times()[:4]) for p in family)
+
+
+def container_seconds(names: list[str]) -> float:
+    """Processor seconds of these containers so far, and of what the engine started for them (health checks are children
+    of the shim)."""
+    api = DockerApi()
+    total = 0.0
+    for name in names:
+        stats = api.client.api.stats(name, stream=False, one_shot=True)
+        total += stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+        shim = psutil.Process(int(api.client.api.inspect_container(name)["State"]["Pid"])).parent()
+        if shim:
+            total += sum(shim.cpu_times()[:4])
+    return total
+
+
+def engine_seconds() -> float:
+    """Processor seconds of dockerd and its containerd so far, whoever they worked for."""
+    daemons = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "dockerd"]
+    family = [*daemons, *(child for daemon in daemons for child in daemon.children() if child.name() == "containerd")]
+    return sum(sum(process.cpu_times()[:4]) for process in family)
+
 
 class Baseline:
     """The compose file of `baseline/`, with the same images of PostgreSQL and the store."""
@@ -258,6 +290,10 @@ class Baseline:
         """MiB, by the same figure of the engine as `invoke status`."""
         api = DockerApi()
         return sum(api.memory(name) for name in run(*self.words, "ps", "-q", env=self.env).split()) / 2**20
+
+    def seconds(self) -> float:
+        """Processor seconds of all services so far."""
+        return container_seconds(run(*self.words, "ps", "-q", env=self.env).split())
 
 
 def ca_bundle() -> str:

@@ -12,7 +12,8 @@ from helpers import site_network
 from helpers import uv_settings as uv
 from helpers.engines.embedded import venvs
 from helpers.engines.embedded.venvs import Venv
-from helpers.errors import EngineUnavailable
+from helpers.errors import EngineUnavailable, TrackbedError
+from tests.unit.fakes import Silent
 
 
 @pytest.fixture
@@ -136,15 +137,58 @@ def test_what_uv_failed_for(lines: list[str], reason: str, advice: str) -> None:
     assert advice in venvs._advice(reason)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: a normal user has one account")
-def test_a_cache_of_another_account_is_not_linked_to(tmp_path: Path) -> None:
+def uv_with_cache(tmp_path: Path) -> str:
+    """A uv that says where its cache is, which is not made yet."""
     uv = tmp_path / "uv"
     uv.write_text(f"#!/bin/sh\necho {tmp_path}/cache/uv\n")
     uv.chmod(0o755)
-    assert venvs._own_cache(str(uv), {})
+    return str(uv)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: a normal user has one account")
+def test_a_cache_of_another_account_is_not_linked_to(tmp_path: Path) -> None:
+    uv = uv_with_cache(tmp_path)
+    assert venvs._linkable_cache(uv, {}, tmp_path)
     (tmp_path / "cache").mkdir()
     os.chown(tmp_path / "cache", 60001, 60001)
-    assert not venvs._own_cache(str(uv), {})
+    assert not venvs._linkable_cache(uv, {}, tmp_path)
+
+
+def test_a_cache_on_another_file_system_is_taken_only_if_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uv, root = uv_with_cache(tmp_path), tmp_path / "venvs"
+    root.mkdir()
+    monkeypatch.setattr(venvs, "_device", lambda folder: 2 if folder == root else 1)
+    assert not venvs._linkable_cache(uv, {}, root)
+    assert venvs._linkable_cache(uv, {"UV_CACHE_DIR": str(tmp_path / "cache")}, root)
+
+
+def test_a_cache_without_room_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(venvs, "CACHE_LEAST", 1 << 60)
+    assert not venvs._linkable_cache(uv_with_cache(tmp_path), {}, tmp_path)
+
+
+def test_what_several_venvs_have_in_common_is_on_the_disk_once_beside_another_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def follow(argv: list[str], *_: object, env: dict[str, str], **more: object) -> tuple[int, list[str]]:
+        seen.append(env["UV_CACHE_DIR"])
+        (tmp_path / "thing-0").mkdir(exist_ok=True)
+        return 1, ["cause: stopped here"]
+
+    monkeypatch.setattr(venvs, "_linkable_cache", lambda *_: False)
+    monkeypatch.setattr("helpers.commands.follow", follow)
+    (tmp_path / "lock.txt").write_text("")
+    venv = Venv(tmp_path, "thing", tmp_path / "lock.txt")
+    with pytest.raises(TrackbedError, match="stopped here"):
+        venv.make("", Silent())
+    assert seen == [str(tmp_path / ".cache")] and (tmp_path / ".cache").stat().st_mode & 0o777 == 0o700
+    assert venv.outdated() == [tmp_path / "thing-0"]
+    venv.remove_outdated()
+    assert not (tmp_path / ".cache").exists() and not (tmp_path / "thing-0").exists()
 
 
 def test_an_interpreter_is_found() -> None:

@@ -74,6 +74,11 @@ class Venv:
         return result[0] if result else self.folder / "lib" / "python3" / "site-packages"
 
     @property
+    def _cache(self) -> Path:
+        """uv's, where its usual one cannot be linked to: what several venvs have in common is on the disk once."""
+        return self.root / ".cache"
+
+    @property
     def _marker(self) -> Path:
         return self.folder / ".complete"
 
@@ -128,10 +133,10 @@ class Venv:
             )
         safe_files.remove(self.folder)
         environment = {**os.environ, **uv_settings(os.environ), "VIRTUAL_ENV": str(self.folder)}
-        if not _writable_cache(uv, environment):
-            environment["UV_NO_CACHE"] = "1"  # a home that cannot be written, or is full
-        elif os.geteuid() == 0 and not _own_cache(uv, environment):
-            environment["UV_LINK_MODE"] = "copy"  # a link to another account's file is that account's to change
+        if not _linkable_cache(uv, environment, self.root):
+            safe_files.own_folder(self._cache, 0o700)
+            environment["UV_CACHE_DIR"] = str(self._cache)
+            environment.pop("UV_NO_CACHE", None)
         for argv in self.commands(uv, interpreter):
             code, lines = commands.follow(argv, progress.output, env=environment, cwd=self.root, umask=0o022)
             if code:
@@ -170,8 +175,8 @@ class Venv:
 
     def remove_outdated(self) -> None:
         """Remove the venvs of earlier locks; only after what ran from them was replaced."""
-        for path in self.outdated():
-            safe_files.remove(path)
+        for path in (*(outdated := self.outdated()), *([self._cache] if outdated else [])):
+            safe_files.remove(path)  # of the cache too: what the present venvs link to stays theirs
 
     def scripts(self, python: Path) -> Path:
         """A folder with the packages' programs, made to run with another ``python`` that sees these packages too."""
@@ -237,21 +242,26 @@ def _cache(uv: str, environment: Mapping[str, str]) -> Path | None:
     return folder
 
 
-def _writable_cache(uv: str, environment: Mapping[str, str]) -> bool:
-    """Whether uv can keep there what it downloads: some room, and the right to write."""
+def _linkable_cache(uv: str, environment: Mapping[str, str], root: Path) -> bool:
+    """Whether uv can keep in its usual cache what it downloads, and link the venvs below ``root`` to it: some room, the
+    right to write, the same file system, and, for root, no other account's. One that was asked for may be elsewhere.
+    """
     folder = _cache(uv, environment)
     try:
         return (
-            folder is not None and os.access(folder, os.W_OK | os.X_OK) and shutil.disk_usage(folder).free > CACHE_LEAST
+            folder is not None
+            and os.access(folder, os.W_OK | os.X_OK)
+            and shutil.disk_usage(folder).free > CACHE_LEAST
+            and (bool(environment.get("UV_CACHE_DIR")) or _device(folder) == _device(root))
+            # a link to another account's file is that account's to change
+            and (os.geteuid() != 0 or safe_files.owner(folder) == 0)
         )
     except OSError:
         return False
 
 
-def _own_cache(uv: str, environment: Mapping[str, str]) -> bool:
-    """Whether uv's cache is this account's alone; also before it is there."""
-    folder = _cache(uv, environment)
-    return folder is not None and safe_files.owner(folder) == os.geteuid()
+def _device(folder: Path) -> int:
+    return folder.stat().st_dev
 
 
 def _whole(path: Path, more: list[str]) -> bool:
