@@ -43,6 +43,7 @@ class Overview:
     token: str = field(default="", repr=False)  # what MLflow asks for
     is_public: bool = False  # behind the gateway
     workspace: Path | None = None  # on the machine that runs the services
+    source: Engine | None = field(default=None, repr=False, compare=False)  # that was asked
 
     @property
     def stopped(self) -> bool:
@@ -75,7 +76,7 @@ def overview(
         rows.append(Row(status, title, links))
     token = "" if is_public else engine.access_token()  # people have a login there, the gateway the token
     node, workspace = engine.host.tunnel, engine.deployment.workspace
-    return Overview(engine.name, settings, tuple(rows), changed, node, token, is_public, workspace)
+    return Overview(engine.name, settings, tuple(rows), changed, node, token, is_public, workspace, engine)
 
 
 def _public_urls(settings: Settings, engine: Engine, status: ServiceStatus) -> tuple[str, ...]:
@@ -169,9 +170,8 @@ def elsewhere(engine: Engine) -> str:
     return engine.host.name if engine.host.remote else "a cluster" if engine.in_cluster else ""
 
 
-def workspace(project: Project) -> str:
+def workspace(engine: Engine) -> str:
     """The notebook's folder, and the machine it is on where that is another one."""
-    engine = select.current(project)
     where = f" on {engine.host.name}" if engine.host.remote else ""
     return f"{engine.deployment.workspace}{where}"
 
@@ -188,7 +188,7 @@ def tunnel(view: Overview) -> str:
 
 def rows(project: Project, view: Overview) -> list[tuple[str, str]]:
     """Labels and values of the box, the link to open first. It carries a token, except into systemd's journal."""
-    engine = running(project)
+    engine = view.source or running(project)
     result: list[tuple[str, str]] = []
     kept_out = bool(os.environ.get("JOURNAL_STREAM"))  # at boot: others may read the journal
 
@@ -201,7 +201,7 @@ def rows(project: Project, view: Overview) -> list[tuple[str, str]]:
             link("Notebook", notebook.url(engine, project.credentials()["JUPYTER_TOKEN"]))
     if view.settings.tracking_uri:
         link("MLflow", view.settings.tracking_uri)
-    result.append(("Your files", workspace(project)))
+    result.append(("Your files", workspace(engine)))
     if line := tunnel(view):
         result.append(("Keep open" if view.node else "On your computer", line))
     beside = view.settings.project if project.aside else ""

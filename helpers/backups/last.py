@@ -40,13 +40,13 @@ ENDING = 60.0  # seconds for a scheduled backup that was ended to go
 # what makes it
 
 
-def follow(project: Project) -> tuple[str, ...]:
+def follow(project: Project, engine: Engine | None = None) -> tuple[str, ...]:
     """Have the last backup made where this project's lease ends and there is a place for it, else by nothing. Gives
     what to tell; that it cannot be set up is no reason for a start to fail."""
     if project.notebook_only:
         return ()
     try:
-        if told := _follow(project, status.running(project)):
+        if told := _follow(project, engine or status.running(project)):
             start_page.refresh(project)
         return told
     except TrackbedError as error:

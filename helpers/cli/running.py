@@ -46,11 +46,11 @@ def up(given: Flags, start: Start, on_boot: str | bool | None) -> None:
     chosen = None if on_boot is None else options.choose(str(on_boot).lower(), "true", "false", option="--on-boot=")
     options.refuse(chosen is not None and start.dry_run, "--on-boot", "with --dry-run, which changes nothing")
     project = options.load(given)
-    _up(project, start)
-    if not start.dry_run:
-        for line in (*schedule.follow(project), *last.follow(project)):
+    if view := _up(project, start):
+        engine = view.source or status.running(project)
+        for line in (*schedule.follow(project), *last.follow(project, engine)):
             console.notice(line)
-        if seen := lease.look(project.settings, status.elsewhere(status.running(project))):
+        if seen := lease.look(project.settings, status.elsewhere(engine)):
             show_finding(seen[0])
     if chosen is not None:
         for line in lifecycle.start_at_boot(project, chosen == "true"):
@@ -67,11 +67,12 @@ def jupyter(given: Flags, start: Start) -> None:
     _up(project, start)
 
 
-def _up(project: Project, start: Start) -> None:
+def _up(project: Project, start: Start) -> status.Overview | None:
+    """What runs afterwards; None for a dry run."""
     start.refuse()
     if start.dry_run:
         console.value(dry_run.script(project, start.name_prefix or ""))
-        return
+        return None
     with console.Progress() as progress:
         consent = None if start.yes else kernels.Consent(progress.confirm, sys.stdin.isatty())
         view = lifecycle.up(project, progress, progress.notice, start.adopt, consent)
@@ -81,6 +82,7 @@ def _up(project: Project, start: Start) -> None:
             console.notice(line)
     console.notice()
     console.box(f"{view.settings.project} is ready", status.rows(project, view))
+    return view
 
 
 def prepare(given: Flags) -> None:
@@ -96,7 +98,7 @@ def kept(project: Project, items: Iterable[DataItem]) -> str:
     workspace = not any(item.is_workspace for item in items)
     return " and ".join(
         [
-            *([f"the files in the workspace {status.workspace(project)}"] if workspace else []),
+            *([f"the files in the workspace {status.workspace(status.running(project))}"] if workspace else []),
             *([f"the backups in {backups}"] if backups.is_dir() and any(backups.iterdir()) else []),
         ]
     )

@@ -52,6 +52,8 @@ class Connection:
                 client = docker.from_env(timeout=ANSWER_SECONDS)  # its first question is the engine's version
                 client.ping()
                 client.api.timeout = self._timeout
+                if client.api.base_url.startswith("http+docker:"):  # a socket: no proxy is looked for at each question
+                    client.api.trust_env = False
                 setattr(client.api, "send", with_clear_errors(client.api.send))  # noqa: B010 - a session of requests
                 self._client = client
             except (errors().DockerException, OSError) as error:
