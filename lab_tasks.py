@@ -1,4 +1,4 @@
-"""More of Trackbed's tasks, as tasks.py has them: data sets, and the demo."""
+"""More of Trackbed's tasks, as tasks.py has them: data sets, the demo, explanations."""
 
 # As in tasks.py nothing heavy may be imported here.
 from __future__ import annotations
@@ -10,6 +10,20 @@ from helpers.settings.flags import Flags
 
 DATA_SET = {"name": "Name of the data set, as in food11"}
 TABLE_OR_JSON = {"format": "Format of the output: table or json", "json": "Short for --format=json"}
+
+
+@task(
+    word="service",
+    help={
+        "service": "Service: postgres, store, mlflow, jupyter, gateway, ... (default: all, in short)",
+        **TABLE_OR_JSON,
+    },
+)
+def explain(context: Context, given: Flags, service: str = "", format: str = "table", json: bool = False) -> None:
+    """Explain the system, or one service: what it is for, what really runs, the same by hand, what configures it."""
+    from helpers.cli import explain
+
+    explain.explained(given, service, format, json)
 
 
 @task(name="list", help=TABLE_OR_JSON)

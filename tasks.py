@@ -424,7 +424,8 @@ def lock(context: Context, upgrade: bool = False) -> None:
 
 namespace = Collection(
     *(up, jupyter, down, status, logs, open_, jupyter_url, mlflow_url, examples, check, doctor),
-    *(env, restore, import_, move, upgrade, usage, gc, build, prepare, version, lock, lab_tasks.demo),
+    *(env, restore, import_, move, upgrade, usage, gc, build, prepare, version, lock),
+    *(lab_tasks.demo, lab_tasks.explain),
 )
 # a noun that has verbs; alone it means its first
 for noun, verbs in {

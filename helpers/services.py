@@ -197,6 +197,19 @@ class ServiceStatus:
 
 
 @dataclass(frozen=True)
+class Details:
+    """A service as it was last started, or (``planned``) as a start would make it, which has nothing of it yet.
+
+    ``lines``: what it is and the command that a person types for the same or to look at it, as in ("by hand", "docker
+    run ..."). In ``spec`` and ``lines`` is nothing that was to be hidden.
+    """
+
+    spec: ServiceSpec
+    planned: bool = False
+    lines: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Availability:
     """Whether the engine can be used here. ``present`` means it is there at all (even if it refuses)."""
 
@@ -245,6 +258,7 @@ class StartReport:
 
 
 Notice = Callable[[str], None]  # takes a line for the user
+Hide = Callable[[ServiceSpec], ServiceSpec]  # takes out what nobody may see
 
 
 class ProgressReporter(Protocol):

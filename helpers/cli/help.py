@@ -71,7 +71,10 @@ FIRST: Mapping[str, Mapping[str, str]] = {
 }
 # tasks in the order of a day
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Every day": ("up", "down", "status", "logs", "open", "jupyter-url", "mlflow-url", "examples", "check", "demo"),
+    "Every day": (
+        *("up", "down", "status", "logs", "open", "jupyter-url", "mlflow-url", "examples", "check"),
+        *("demo", "explain"),
+    ),
     "Problems and disk space": ("doctor", "usage", "gc"),
     "Data": (
         *("backup", "backup.list", "backup.verify", "backup.prune"),
@@ -136,6 +139,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "data.add food11 --from=s3://lab/food11",
     ),
     "data.remove": ("data.remove food11",),
+    "explain": ("explain", "explain mlflow", "explain jupyter --json"),
     "demo": ("demo", "demo --epochs=5"),
     "move": ("move embedded", "move docker --object-store=minio"),
     "upgrade": ("upgrade", "upgrade --back"),

@@ -30,9 +30,11 @@ from helpers.services import (
     Address,
     Availability,
     DataItem,
+    Details,
     DeviceRequest,
     ExecResult,
     Health,
+    Hide,
     Mount,
     Network,
     Plan,
@@ -62,10 +64,12 @@ __all__ = [
     "Address",
     "Availability",
     "DataItem",
+    "Details",
     "DeviceRequest",
     "Engine",
     "ExecResult",
     "Health",
+    "Hide",
     "HostFacts",
     "Mount",
     "Network",
@@ -306,6 +310,11 @@ class Engine(Protocol):
     def lowest_port(self) -> int:
         """Below this port no service may listen."""
         return 0
+
+    def details(self, service: str, hide: Hide) -> Details:
+        """A service as it was last started, read from what runs it and never from its own account's word; else the
+        plan's. Raises KeyError where neither has it."""
+        return Details(hide(self.plan().service(service)), planned=True)
 
     @property
     def checks(self) -> Checks:

@@ -146,6 +146,13 @@ class Supervisor:
         except (OSError, UnicodeDecodeError):
             return False
 
+    def applied(self, name: str) -> tuple[tuple[str, ...], dict[str, str], str] | None:
+        """Command, variables and folder of a program as the last `apply` had it; None where it had none."""
+        try:
+            return supervisor_config.read(self.configuration.read_text(), name)
+        except (OSError, UnicodeDecodeError):
+            return None
+
     def apply(self, programs: Iterable[Program], supervisord: Path) -> None:
         """Run exactly these programs: start supervisord or tell the running one what changed."""
         listed = tuple(programs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,24 @@ def has(text: str, program: Program, paths: Paths, instance: str, variables: boo
     """Whether such a file has the program as `render` would write it now. ``variables``: these too."""
     expected = _unordered(_block(program, _escaped(str(paths.logs)), instance), variables)
     return any(_unordered(f"[{section}", variables) == expected for section in text.split("\n["))
+
+
+def read(text: str, name: str) -> tuple[tuple[str, ...], dict[str, str], str] | None:
+    """Command, variables and folder of a program in such a file, as they were given to `render`; None without it."""
+    for section in text.split("\n["):
+        head, *lines = section.splitlines()
+        if head.strip("[]").partition(":")[2] != name:
+            continue
+        given = {key: _plain(value) for key, _, value in (line.partition("=") for line in lines)}
+        variables = re.findall(r"""(\w+)=(?:"([^"]*)"|'([^']*)')""", given["environment"])
+        environment = {key: one or other for key, one, other in variables if key != MARK}
+        return tuple(shlex.split(given["command"])), environment, given["directory"]
+    return None
+
+
+def _plain(value: str) -> str:
+    """What `_escaped` made of it, undone."""
+    return value.replace("%(here).0s", "").replace("%%", "%")
 
 
 def _unordered(block: str, variables: bool) -> list[str]:

@@ -138,6 +138,20 @@ def test_status_in_every_format(deployment: Clone) -> None:
     )
 
 
+def test_explain_tells_what_really_runs_and_no_secret(deployment: Clone) -> None:
+    secrets = json.loads(deployment.value("credentials", "--format=json"))
+    whole = deployment.value("explain")
+    assert all(f"{service}: " in whole for service in SERVICES[deployment.engine])
+    for service in SERVICES[deployment.engine]:
+        text = deployment.value("explain", service)
+        told = json.loads(deployment.value("explain", service, "--json"))
+        assert not told["planned"] and told["by_hand"] and told["service"] == service
+        assert all(value not in text for name, value in secrets.items())
+    told = json.loads(deployment.value("explain", "mlflow", "--json"))
+    assert any(str(deployment.ports["mlflow"]) in line for line in told["ports"])
+    assert any(line.startswith("MLFLOW_BACKEND_STORE_URI=postgresql") for line in told["environment"])
+
+
 def test_the_notebook_address_stands_alone_on_stdout(deployment: Clone) -> None:
     done = deployment.invoke("jupyter-url")
     assert done.returncode == 0

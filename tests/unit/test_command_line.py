@@ -72,7 +72,7 @@ def read(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | None:
         ("credentials.rotate --json", "these have it: status"),
         ("users.add", "users.add needs NAME: name of the login."),
         ("--list user", "you may want"),
-        ("check --json", "these have it: status, usage, backup.list"),
+        ("check --json", "these have it: status, explain, usage"),
         ("up --detach", "returns when everything is ready"),
         ("down -v", "`invoke down --delete-data`"),
         ("--lst", "Did you mean --list?"),

@@ -6,8 +6,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+from docker.types import ContainerConfig, HostConfig
 
-from helpers.engines.docker import container_options
+from helpers.engines.docker import container_options, inspection
 from helpers.services import DeviceRequest, Health, Mount, Port, ServiceSpec
 
 FULL = ServiceSpec(
@@ -103,3 +104,43 @@ def test_the_password_of_a_proxy_is_in_no_argument() -> None:
     assert "secret" not in str(container_options.argv(spec))
     assert ["-e", "HTTPS_PROXY"] in container_options.argv(spec)
     assert container_options.passwords(spec) == {"HTTPS_PROXY": "http://ann:secret@proxy:3128"}
+
+
+def inspected(spec: ServiceSpec) -> dict[str, Any]:
+    """What the engine's API tells of a container that was created so."""
+    config, host = container_options.config_and_host(spec)
+    config.pop("start_interval", None)
+    ports = {f"{port}/tcp": None for port in config.pop("ports", ())}
+    made = ContainerConfig("1.45", ports=list(ports), **config)
+    return {
+        "Id": "f00d" * 16,
+        "Name": f"/{spec.container}",
+        "Config": {**made, "Env": [*(made.get("Env") or ()), "PATH=/usr/bin"]},
+        "HostConfig": HostConfig("1.45", **host),
+        "NetworkSettings": {"Networks": dict.fromkeys(spec.networks, {})},
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in OTHER.items() for value in values], ids=str
+)
+def test_a_container_is_read_back_as_it_was_created(field: str, value: Any) -> None:
+    spec = replace(FULL, **{field: value})
+    result = inspection.read(spec.name, inspected(spec), {"Env": ["PATH=/usr/bin"]})
+    assert container_options.argv(result) == container_options.argv(spec)
+
+
+def test_what_a_container_has_from_its_image_is_not_repeated() -> None:
+    image = {
+        "Env": ["A=1", "PATH=/usr/bin"],
+        "Cmd": ["serve"],
+        "Entrypoint": ["tini"],
+        "WorkingDir": "/work",
+        "StopSignal": "SIGINT",
+    }
+    plain = ServiceSpec("mlflow", "MLflow", networks=("one",), image="i", working_dir="/work", stop_signal="SIGINT")
+    known = inspected(replace(plain, environment={"A": "1"}, command=("serve",), entrypoint=("tini",)))
+    known["Config"]["Hostname"] = known["Id"][:12]
+    assert container_options.argv(inspection.read("mlflow", known, image)) == container_options.argv(
+        replace(plain, working_dir="", stop_signal="")
+    )

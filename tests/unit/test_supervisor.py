@@ -86,6 +86,9 @@ def test_words_come_back_as_they_were(tmp_path: Path, text: str) -> None:
     result = parsed(tmp_path, program(command=("/bin/echo", text, "end"), environment={"NAME": text, "LAST": "x"}))
     assert shlex.split(result["mlflow"].command) == ["/bin/echo", text, "end"]
     assert result["mlflow"].environment == {"NAME": text, "LAST": "x", MARK: "0123abc"}
+    ours = Supervisor(tmp_path, tmp_path, "0123abc").applied("mlflow")
+    assert ours == (("/bin/echo", text, "end"), {"NAME": text, "LAST": "x"}, "/")
+    assert Supervisor(tmp_path, tmp_path, "0123abc").applied("jupyter") is None
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -35,7 +35,7 @@ def options(spec: ServiceSpec) -> list[Option]:
     """What the container is created with, but for its name, its image and what only one of both has."""
     network, restart = first_network(spec), "" if spec.restart == "no" else spec.restart
     return [
-        Option([["--hostname", spec.hostname]], {"hostname": spec.hostname}),
+        Option(_flag("--hostname", spec.hostname), {"hostname": spec.hostname}),
         Option([["--network", network]], host={"network_mode": network}),
         Option([["--user", spec.user]], {"user": spec.user}),
         Option([["--read-only"]] if spec.read_only else [], host={"read_only": spec.read_only}),

@@ -19,6 +19,7 @@ from helpers.engines.docker.containers import Containers
 from helpers.engines.docker.data_volume import DataVolume
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.devices import Devices
+from helpers.engines.docker.inspection import Inspection
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.engines.docker.notebook_container import NotebookContainer
 from helpers.engines.docker.postgres import Database
@@ -38,7 +39,9 @@ from helpers.services import (
     Address,
     Availability,
     DataItem,
+    Details,
     ExecResult,
+    Hide,
     Plan,
     ProgressReporter,
     ServiceStatus,
@@ -77,6 +80,7 @@ class DockerEngine(base.Engine):
         self.database = Database(self.deployment, self)
         self.guard = NetworkGuard(self.deployment)
         self.commands = ServiceCommands(self.containers, self.notebook, self.compose)
+        self.inspection = Inspection(self.deployment)
         self.startup = Startup(self, self.notebook, self.workspace, self.compose, self.database, self.guard)
 
     @property
@@ -203,6 +207,9 @@ class DockerEngine(base.Engine):
 
     def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         return self.containers.statuses(detail)
+
+    def details(self, service: str, hide: Hide) -> Details:
+        return self.inspection.details(service, self.containers.by_service().get(service), self.plan, hide)
 
     def logs(self, service: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         # not the command line: it would outlive this process when that is killed, and hold a connection open

@@ -58,7 +58,7 @@ def containers(
     started: set[str] = set()
     for service in plan.services:
         waits = [_await(plan.service(name)) for name, condition in service.depends_on.items() if condition == "healthy"]
-        blocks.append("\n".join([f"# {service.title}", *(w for w in waits if w not in started), *_run(service, host)]))
+        blocks.append("\n".join([f"# {service.title}", *(w for w in waits if w not in started), *run(service, host)]))
         started.update(waits)
     blocks.append("\n".join([_await(p) for p in plan.services if p.health and _await(p) not in started]))
     blocks.append(scripts.tail(plan, deployment, host, _login(plan, settings) if deployment.is_public else ()))
@@ -134,7 +134,7 @@ def _folder(service: ServiceSpec, mount: Mount, host: Host) -> str:
     return f"ssh {host.tunnel} {shlex.quote(f'sh -c {shlex.quote(created)}')}" if host.remote else created
 
 
-def _run(service: ServiceSpec, host: Host) -> list[str]:
+def run(service: ServiceSpec, host: Host) -> list[str]:
     """The commands that make and start one container."""
     lines = [_folder(service, mount, host) for mount in service.mounts if mount.kind == "bind"]
     # the certificates of this site are no secret, and not among the files of secrets

@@ -37,7 +37,9 @@ from helpers.services import (
     Address,
     Availability,
     DataItem,
+    Details,
     ExecResult,
+    Hide,
     Plan,
     ProgressReporter,
     ServiceStatus,
@@ -151,6 +153,9 @@ class EmbeddedEngine(base.Engine):
 
     def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         return self.inspection.statuses(detail)
+
+    def details(self, service: str, hide: Hide) -> Details:
+        return self.inspection.details(service, self.plan, hide)
 
     def logs(self, service: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         return self.processes.logs(service, tail, follow)

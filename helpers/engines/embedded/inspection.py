@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from helpers import addresses, database_settings, process_table, waiting
+from helpers import addresses, database_settings, process_table, shell_words, waiting
+from helpers.engines.embedded import launch
+from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.deployment import EmbeddedComponent, EmbeddedDeployment
 from helpers.engines.embedded.processes import Processes
 from helpers.engines.embedded.service_commands import ServiceCommands
@@ -16,7 +19,20 @@ from helpers.engines.supervisor import Process
 from helpers.engines.supervisor_config import MARK
 from helpers.errors import NotListening, TrackbedError
 from helpers.http_request import SEARCH, ask
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, Address, Port, ServiceStatus, State
+from helpers.services import (
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    TITLES,
+    Address,
+    Details,
+    Hide,
+    Plan,
+    Port,
+    ServiceSpec,
+    ServiceStatus,
+    State,
+)
 from helpers.suggestions import shown
 
 ANSWER_SECONDS = 5.0  # in which a service that is well answers
@@ -79,6 +95,47 @@ class Inspection(EmbeddedComponent):
             # the notebook may have rewritten it
             accelerator=shown(process_table.variable(pid, GPU_MARK)) if name == JUPYTER and pid else "",
         )
+
+    def details(self, service: str, plan: Callable[[], Plan], hide: Hide) -> Details:
+        """From supervisord's own configuration, not from the process, which may write into its words what it likes."""
+        self.layout.check()
+        found = self.processes.supervisor.applied(service) if self.processes.supervisor.running() else None
+        if found is None:
+            spec = replace(hide(plan().service(service)), user=self._account(service))
+            return Details(spec, planned=True, lines=self._by_hand(spec))
+        command, environment, folder = found
+        user = self._account(service)
+        if launch.PREFIX in "".join(environment):  # what takes on the service's account: account, groups, folder
+            place = next(n for n, word in enumerate(command) if word.endswith("launch.py")) + 1
+            user, _, folder, *words = command[place:]
+            command = tuple(words)
+            environment = {name.removeprefix(launch.PREFIX): value for name, value in environment.items()}
+        made = ServiceSpec(
+            service,
+            TITLES[service],
+            command=command,
+            environment=environment,
+            ports=self.deployment.ports(service),
+            user=user,
+            working_dir=folder,
+        )
+        spec = hide(made)
+        return Details(spec, lines=(*self._by_hand(spec), *self._looks(service)))
+
+    def _account(self, service: str) -> str:
+        return self.layout.accounts.name(ROLE_OF[service])
+
+    def _by_hand(self, spec: ServiceSpec) -> tuple[tuple[str, str], ...]:
+        """The command that runs. Its variables stand beside it: a shell of the user's has others."""
+        switch = f"sudo -u {spec.user} " if self.layout.as_root else ""
+        folder, command = shell_words.line([spec.working_dir]), shell_words.line(spec.command)
+        return (("the command that runs", f"cd {folder} && {switch}{command}"),)
+
+    def _looks(self, service: str) -> tuple[tuple[str, str], ...]:
+        if not (pid := self.processes.pid(service)):
+            return ()
+        log = shell_words.line([str(self.folder / "logs" / f"{service}.log")])
+        return (("to look at it", f"ps -o user,pid,etime,args -p {pid}"), ("to look at it", f"tail -f {log}"))
 
     def _held(self, ports: tuple[Port, ...]) -> tuple[Port, ...]:
         """Those that the workers of a killed server still hold; its next start ends them."""

@@ -37,7 +37,9 @@ from helpers.services import (
     Address,
     Availability,
     DataItem,
+    Details,
     ExecResult,
+    Hide,
     Plan,
     ProgressReporter,
     ServiceStatus,
@@ -174,6 +176,10 @@ class KubernetesEngine(base.Engine):
 
     def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         return self.inspection.statuses(detail)
+
+    def details(self, service: str, hide: Hide) -> Details:
+        self.namespace.refuse_others()
+        return self.inspection.details(service, self.plan, hide)
 
     def logs(self, service: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         self.namespace.refuse_others()

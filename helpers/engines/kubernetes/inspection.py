@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from helpers import shell_words
 from helpers.engines.kubernetes import memory, objects, pending, pods, specs
 from helpers.engines.kubernetes.cluster import Cluster
 from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
 from helpers.engines.kubernetes.forwards import Forwards
 from helpers.engines.kubernetes.kubectl import Object
 from helpers.errors import TrackbedError
-from helpers.services import ServiceStatus, State
+from helpers.services import Details, Hide, Plan, ServiceStatus, State
 
+SHOWN = "statefulsets.apps,deployments.apps,jobs.batch,services,configmaps,persistentvolumeclaims"
 KINDS = "statefulsets.apps,deployments.apps,jobs.batch,pods"
 PART = {"store-sync": "store"}  # the component whose pods a service is a container of
 NO_WAY = "this machine has no way to it"
@@ -28,6 +30,22 @@ class Inspection(KubernetesComponent):
     def things(self) -> list[Object]:
         """The workloads and the pods of the project, as they are now."""
         return self.kubectl.listed(KINDS, objects.OURS)
+
+    def details(self, service: str, plan: Callable[[], Plan], hide: Hide) -> Details:
+        """From the objects that the cluster has. Secrets are not read: only their names are in a pod's volumes."""
+        things = self.kubectl.listed(SHOWN, objects.OURS)
+        try:
+            spec, planned = specs.service_spec(service, things, self.deployment), False
+        except KeyError:
+            return Details(hide(plan().service(service)), planned=True)
+        part = PART.get(service, service)
+        own = [one for one in things if objects.labels(one).get(objects.PART) == part]
+        named = [f"{objects.kind(one).lower()}/{objects.name(one)}" for one in own if objects.kind(one) != "Pod"]
+        workload = objects.WORKLOADS[service]
+        log = (f"{workload.kind.lower()}/{workload.name}", "--container", workload.container, "--follow")
+        looks = (("get", *named), ("describe", named[0]), ("logs", *log)) if named else ()
+        lines = tuple(("to look at it", shell_words.line(self.kubectl.command(*words))) for words in looks)
+        return Details(hide(spec), planned, (*(("objects", name) for name in named), *lines))
 
     def statuses(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         """The state of every service, in the order of the plan."""

@@ -105,6 +105,13 @@ class Containers(Connection):
             return f"exit code {state.get('ExitCode')}"
         return ""
 
+    def details(self, container: str) -> dict[str, Any]:
+        """All that the engine knows of it, as its API has it; {} for one that has gone."""
+        try:
+            return dict(self.client.api.inspect_container(container))
+        except errors().NotFound:
+            return {}
+
     def restarts(self, container: str) -> int:
         """How often the engine has started it again since it was made."""
         try:

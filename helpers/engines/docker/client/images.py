@@ -13,7 +13,7 @@ class Images(Connection):
     """Of this engine."""
 
     def image(self, name: str) -> dict[str, Any] | None:
-        """Id, labels, size and names with a registry's digest of a local image; None when it is not there."""
+        """Id, labels, size, configuration, names with a registry's digest of an image; None when it is not there."""
         try:
             result = self.client.api.inspect_image(name)
         except errors().ImageNotFound:
@@ -23,6 +23,7 @@ class Images(Connection):
             "labels": (result.get("Config") or {}).get("Labels") or {},
             "size": int(result.get("Size", 0)),
             "digests": tuple(result.get("RepoDigests") or ()),
+            "config": result.get("Config") or {},
         }
 
     def pull(self, name: str, amount: Callable[[int, int], None] | None = None) -> Iterator[str]:
