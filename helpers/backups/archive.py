@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,40 +26,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, cast
 
+from helpers.backups.formats import PLAIN, Damaged, check_facts, check_format
+from helpers.backups.workspace_entries import FILES, FILES_LIST, FilesCheck, is_of_workspace, workspace_facts
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 
-FORMAT = 2  # the newest that is known
-PLAIN = 1  # what earlier versions know too: a backup without a workspace
-ENCRYPTED = 3  # what a manifest says outside that is encrypted; the one inside has a format of its own
 CHUNK = 8 * 2**20
 MANIFEST = 16384
 TRAILER = 512 + MANIFEST + 1024  # header, padded content, end of the tar
 LONGEST_HEADER = 65536
 FREE = 512 * 2**20  # bytes of a disk that a backup and a restore leave to what runs
-_NUMBER = re.compile(r"-?[0-9]{1,60}")
-FILES, FILES_LIST = "workspace/", "workspace.jsonl"
 SMALL = ("trackbed.json", "settings.json", "users.json", "secrets.json")
 ProgressCallback = Callable[[int, int, int], None]  # bytes done, objects done, bytes in all
-HINT = "nothing was changed; use another backup, or copy this one again from where it came"
-
-
-class Damaged(TrackbedError):
-    """The archive is not as it was written, or never was one."""
-
-    def __init__(self, path: Path | str, why: str, rest: bool = False) -> None:
-        """``rest``: what is not damaged may be restored."""
-        nothing, _, other = HINT.partition("; ")
-        skip = f"{nothing}; `invoke restore {path} --skip-damaged` restores what is whole; or {other}"
-        super().__init__(f"{path}: {why}", skip if rest else HINT)
-
-
-class Newer(TrackbedError):
-    """It is of a format that only a newer Trackbed knows."""
-
-
-def is_of_workspace(name: str) -> bool:
-    return name.startswith(FILES) or name == FILES_LIST
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
@@ -215,13 +192,6 @@ class Writer:
         return manifest
 
 
-def workspace_facts(about: dict[str, Any], files: SetSum, size: int) -> dict[str, Any]:
-    """What the manifest of a backup says of the workspace in it; nothing where it is of the plain format."""
-    if about["format"] == PLAIN:
-        return {}
-    return {"workspace_files": files.count, "workspace_bytes": size, "workspace_sum": files.text}
-
-
 def read_full(stream: IO[bytes], count: int) -> bytes:
     """So many bytes; fewer only at the end."""
     result = bytearray()
@@ -291,44 +261,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_facts(path: Path | str, manifest: dict[str, Any], further: dict[str, type]) -> None:
-    """Raises Damaged when a manifest lacks what every backup says about itself, or what ``further`` names."""
-    whole = {
-        "format": int,
-        "chunks": int,
-        "objects": int,
-        "object_bytes": int,
-        "objects_sum": str,
-        "schema": str,
-        "tables": dict,
-        "mlflow": str,
-        **further,
-    }
-    if manifest.get("format") != PLAIN:
-        whole |= {"workspace_files": int, "workspace_bytes": int, "workspace_sum": str}
-    for name, kind in whole.items():
-        if type(manifest.get(name)) is not kind or (kind is int and manifest[name] < 0):
-            raise Damaged(path, f"its manifest is wrong ({name})")
-    for facts in manifest["tables"].values():
-        if (
-            type(facts) is not list
-            or [type(fact) for fact in facts] != [str, str]
-            or not all(map(_NUMBER.fullmatch, facts))
-        ):
-            raise Damaged(path, "its manifest is wrong (tables)")
-
-
-def check_format(path: Path | str, manifest: dict[str, Any]) -> None:
-    """Raises TrackbedError for a format that only a newer Trackbed knows, and for one that is encrypted."""
-    if manifest.get("format") == ENCRYPTED and "encrypted" in manifest:
-        raise TrackbedError(f"{path} is encrypted, and the key of its place is missing", HINT)
-    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
-        raise Newer(
-            f"{path} was made by a newer Trackbed (format {manifest['format']}, known: {FORMAT})",
-            "update this clone: git pull",
-        )
-
-
 def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterator[tuple[str, int, IO[bytes]]]:
     """Name, size and content of each member in order; the content has to be read before the next is asked for.
 
@@ -356,38 +288,6 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
             pass
         if check and (hashed.bytes != manifest["bytes"] or hashed.sha.hexdigest() != manifest["sha256"]):
             raise Damaged(path, "is damaged: its content differs from its manifest", rest=True)
-
-
-class FilesCheck:
-    """Compares what a backup has of a workspace with its manifest. Raises Damaged."""
-
-    def __init__(self, path: Path | str, manifest: dict[str, Any]) -> None:
-        self._path, self._sums, self._size, self._listed = path, SetSum(), 0, False
-        plain = manifest["format"] == PLAIN
-        self._count: int = 0 if plain else manifest["workspace_files"]
-        self._bytes: int = 0 if plain else manifest["workspace_bytes"]
-        self._sum: str = SetSum().text if plain else manifest["workspace_sum"]
-        self._list_allowed = not plain
-
-    def fits(self, name: str, size: int) -> None:
-        """Whether it may be there, before it is read."""
-        listed = name == FILES_LIST
-        more = self._sums.count >= self._count or self._size + size > self._bytes
-        if self._listed or (not self._list_allowed if listed else more):
-            raise Damaged(self._path, f"holds {name!r}, which its manifest does not tell of", rest=True)
-
-    def add(self, name: str, size: int, sha256: str) -> None:
-        self.fits(name, size)
-        if name == FILES_LIST:
-            self._listed = True
-            return
-        self._sums.add(sha256, size, name.removeprefix(FILES))
-        self._size += size
-
-    def end(self) -> None:
-        held = self._sums.count, self._size, self._sums.text, self._listed
-        if held != (self._count, self._bytes, self._sum, self._list_allowed):
-            raise Damaged(self._path, "its workspace differs from its manifest")
 
 
 def verify(path: Path, on_progress: ProgressCallback | None = None) -> dict[str, Any]:

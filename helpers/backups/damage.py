@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from helpers.backups.archive import FILES, ProgressCallback
+from helpers.backups.archive import ProgressCallback
 from helpers.backups.needed import Needed
 from helpers.backups.repository import (
     AHEAD,
@@ -24,6 +24,7 @@ from helpers.backups.repository import (
     piece,
 )
 from helpers.backups.storage import BlobStore, Missing, Unreadable
+from helpers.backups.workspace_entries import FILES
 from helpers.errors import TrackbedError
 from helpers.plurals import counted
 

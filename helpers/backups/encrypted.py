@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterator
 
 from helpers.backups import repository, repository_key
-from helpers.backups.archive import ENCRYPTED
+from helpers.backups.formats import ENCRYPTED
 from helpers.backups.needed import TRASH, original
 from helpers.backups.repository_key import NONCE, TAG, VERSION, Key
 from helpers.backups.storage import Blob, BlobStore, Missing, Unreadable

@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from helpers.backups import repository, retention, running, scrub
-from helpers.backups.archive import Newer
+from helpers.backups.formats import Newer
 from helpers.backups.needed import TRASH, Needed, original, put_back
 from helpers.backups.repository import WORKERS, Harmed, Snapshot
 from helpers.backups.retention import Policy

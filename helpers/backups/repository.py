@@ -24,17 +24,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
-from helpers.backups.archive import (
-    FILES_LIST,
-    SMALL,
-    Damaged,
-    FilesCheck,
-    ProgressCallback,
-    check_facts,
-    check_format,
-    is_of_workspace,
-)
+from helpers.backups.archive import SMALL, ProgressCallback
+from helpers.backups.formats import Damaged, check_facts, check_format
 from helpers.backups.storage import BlobStore, Missing, Unreadable
+from helpers.backups.workspace_entries import FILES_LIST, FilesCheck, is_of_workspace
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 

@@ -16,7 +16,8 @@ from typing import IO, Any
 
 from helpers import waiting
 from helpers.backups import needed, repository, running
-from helpers.backups.archive import FILES, FILES_LIST, PLAIN, Newer, read_full, workspace_facts
+from helpers.backups.archive import read_full
+from helpers.backups.formats import PLAIN, Newer
 from helpers.backups.repository import (
     DATABASE,
     KIND,
@@ -31,6 +32,7 @@ from helpers.backups.repository import (
     stamp,
 )
 from helpers.backups.storage import BlobStore, scratch
+from helpers.backups.workspace_entries import FILES, FILES_LIST, workspace_facts
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 

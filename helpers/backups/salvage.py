@@ -11,19 +11,12 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from helpers.backups import damage, locations
-from helpers.backups.archive import (
-    FILES,
-    FILES_LIST,
-    LONGEST_HEADER,
-    SMALL,
-    Damaged,
-    ProgressCallback,
-    plain_member,
-    read_manifest,
-)
+from helpers.backups.archive import LONGEST_HEADER, SMALL, ProgressCallback, plain_member, read_manifest
+from helpers.backups.formats import Damaged
 from helpers.backups.locations import Source
 from helpers.backups.repository import DATABASE, Snapshot
 from helpers.backups.storage import scratch
+from helpers.backups.workspace_entries import FILES, FILES_LIST
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 

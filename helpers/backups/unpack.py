@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from helpers.backups import damage, disk_space, loading, salvage, workspace
-from helpers.backups.archive import is_of_workspace
 from helpers.backups.create import PORTABLE, Meter, need
 from helpers.backups.locations import Source
 from helpers.backups.salvage import Restorable
+from helpers.backups.workspace_entries import is_of_workspace
 from helpers.data import artifacts, database, journal
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
-from helpers.backups.archive import FILES, FILES_LIST, is_of_workspace
+from helpers.backups.formats import WITH_WORKSPACE
+from helpers.backups.workspace_entries import FILES, FILES_LIST, is_of_workspace
 from helpers.data import workspace_files
 from helpers.data.workspace_files import Content, Rules, Staged, Unfit
 from helpers.errors import TrackbedError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:  # in a pod of a cluster only what tests/unit/test_code_bundle
     from helpers.backups.salvage import Restorable
     from helpers.engines.base import Engine
 
-FORMAT = 2  # of a backup that holds a workspace: earlier versions refuse it in words
 NAMED = 20  # entries that are named as left out
 _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
 Member = tuple[str, int, IO[bytes]]
@@ -206,7 +206,7 @@ class _Backup:
 def about(engine: Engine, asked: bool) -> dict[str, Any]:
     """What the first words of a backup say of it: nothing where it holds no workspace. Raises TrackbedError where the
     notebook does not run."""
-    return {"format": FORMAT} if asked and workspace_files.present(engine) else {}
+    return {"format": WITH_WORKSPACE} if asked and workspace_files.present(engine) else {}
 
 
 def back_up(engine: Engine, writer: Writer, progress: ProgressReporter, room: int | None = None) -> Kept:
@@ -214,7 +214,7 @@ def back_up(engine: Engine, writer: Writer, progress: ProgressReporter, room: in
 
     The notebook's side cannot make the backup fail: what it does not give is missing, and named.
     """
-    if writer.about.get("format") != FORMAT:
+    if writer.about.get("format") != WITH_WORKSPACE:
         return Kept()
     progress.step("workspace")
     return _Backup(engine, writer, rules(engine), progress, room).run()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helpers.backups import archive, salvage
+from helpers.backups import archive, formats, salvage
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 
@@ -187,7 +187,7 @@ def test_wrong_manifests_are_refused(tmp_path: Path, facts: dict[str, object]) -
 
 
 def test_a_newer_format_is_named(tmp_path: Path) -> None:
-    sealed(tmp_path / "a.tar", HEAD, format=archive.FORMAT + 1)
+    sealed(tmp_path / "a.tar", HEAD, format=formats.FORMAT + 1)
     with pytest.raises(TrackbedError, match="newer Trackbed"):
         archive.verify(tmp_path / "a.tar")
 

@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from helpers import console, status
 from helpers.backups import (
-    archive,
     create,
     damage,
     encrypted,
+    formats,
     in_cluster,
     last_seen,
     locations,
@@ -563,11 +563,11 @@ def test_an_earlier_version_says_that_it_is_of_a_newer_one(place: BlobStore, mon
     """It reads the manifest as it is there, and knows the format's number alone."""
     store, _, last = _attacked(place)
     text = json.loads(raw(place, f"backups/{last.name}.json"))
-    assert text["format"] == archive.ENCRYPTED > archive.FORMAT and set(text) == {"format", "encrypted"}
-    monkeypatch.setattr(archive, "ENCRYPTED", -1)
-    with pytest.raises(archive.Newer, match="made by a newer Trackbed"):
+    assert text["format"] == formats.ENCRYPTED > formats.FORMAT and set(text) == {"format", "encrypted"}
+    monkeypatch.setattr(formats, "ENCRYPTED", -1)
+    with pytest.raises(formats.Newer, match="made by a newer Trackbed"):
         Snapshot(place, last.name).manifest()
-    with pytest.raises(archive.Newer):
+    with pytest.raises(formats.Newer):
         prune.prune(place, "p", Policy(last=1), Silent())
 
 

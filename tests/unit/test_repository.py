@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from helpers import invocations, lifecycle, status
-from helpers.backups import archive, bucket, locations, repository, repository_writer, restore, storage
+from helpers.backups import archive, bucket, formats, locations, repository, repository_writer, restore, storage
 from helpers.backups.repository import Entry, Snapshot
 from helpers.backups.repository_writer import Writer
 from helpers.backups.storage import Folder
@@ -394,7 +394,7 @@ def test_wrong_manifests_are_refused(snapshot: Snapshot, facts: dict[str, object
 
 
 def test_a_newer_format_is_named(snapshot: Snapshot) -> None:
-    crafted(snapshot, format=archive.FORMAT + 1)
+    crafted(snapshot, format=formats.FORMAT + 1)
     with pytest.raises(TrackbedError, match="newer Trackbed"):
         snapshot.verify()
 

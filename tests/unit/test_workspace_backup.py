@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from helpers import clone
-from helpers.backups import archive, locations, salvage, workspace
+from helpers.backups import archive, formats, locations, salvage, workspace, workspace_entries
 from helpers.backups.repository import Snapshot
 from helpers.backups.repository_writer import Writer
 from helpers.backups.storage import Folder
@@ -86,7 +86,7 @@ def back_up(notebook: Notebook, place: Path) -> tuple[Path | Snapshot, workspace
 def restore(source: Path | Snapshot, notebook: Notebook, skip_damaged: bool = False) -> list[str]:
     rest = (salvage.undamaged if skip_damaged else salvage.complete)(source, None)
     before, members = workspace.split(rest.members())
-    assert not [name for name, _, _ in before if archive.is_of_workspace(name)]
+    assert not [name for name, _, _ in before if workspace_entries.is_of_workspace(name)]
     staged = workspace.stage(notebook, rest, members, Silent())  # type: ignore[arg-type]
     return workspace.place(notebook, staged)  # type: ignore[arg-type]
 
@@ -121,7 +121,7 @@ def test_there_and_back(notebook: Notebook, place: Path, tmp_path: Path) -> None
     (notebook.folder / "deep" / "link").symlink_to("../a.ipynb")
     source, kept = back_up(notebook, place)
     assert not kept.left_count and kept.files == 5
-    assert locations.verify(source)["format"] == workspace.FORMAT
+    assert locations.verify(source)["format"] == formats.WITH_WORKSPACE
     other = Notebook(tmp_path / "other")
     assert restore(source, other) == ["workspace: 5 files of the backup"]
     assert tree(other.folder) == tree(notebook.folder)
@@ -363,7 +363,7 @@ def test_damage_to_one_file(notebook: Notebook, place: Path, tmp_path: Path) -> 
 def test_a_backup_without_a_workspace_is_as_before(tmp_path: Path) -> None:
     with (tmp_path / "b.tar").open("wb") as stream:
         manifest = archive.Writer(stream, {}).finish(FACTS)
-    assert manifest["format"] == archive.PLAIN and not [key for key in manifest if key.startswith("workspace")]
+    assert manifest["format"] == formats.PLAIN and not [key for key in manifest if key.startswith("workspace")]
 
 
 def test_the_data_set_in_a_workspace_is_left_out(tmp_path: Path) -> None:
