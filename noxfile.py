@@ -204,13 +204,13 @@ def kubernetes_sharing(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=NIGHTLY)
 def timers(session: nox.Session) -> None:
-    """A schedule of backups run by Debian's cron itself: needs root on Debian."""
+    """A schedule of backups run by Debian's cron and by systemd as PID 1: needs root on Debian, debootstrap, Docker."""
     suite(session, "timers")
 
 
 @nox.session(default=False, tags=NIGHTLY)
 def prune(session: nox.Session) -> None:
-    """200 backups of a growing system in a folder and a bucket, pruned under kill -9: needs Docker for the bucket."""
+    """200 backups in a folder and a bucket, pruned under kill -9: needs Docker for the bucket."""
     suite(session, "prune")
 
 
