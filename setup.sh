@@ -2,8 +2,24 @@
 # Makes this clone's .venv: with a Python 3.11 to 3.14 of this machine, else with one that uv brings.
 #   sh setup.sh             the environment alone
 #   sh setup.sh up          the environment, then `invoke up`; any other task and its flags in the same way
+#   sh setup.sh up --from-bundle=FILE   without a network: all comes from a file of `invoke bundle`
 # Works from any folder; done a second time it only looks.
 set -eu
+# A bundle's path is meant from the folder in which this is typed.
+given='' flag=''
+for word in "$@"; do
+  shift
+  word=$flag$word flag=''
+  case $word in
+    --from-bundle) flag=--from-bundle=; continue;;
+    --from-bundle=?*)
+      given=${word#*=}
+      case $given in /*) ;; *) given=$PWD/$given;; esac
+      word=--from-bundle=$given;;
+  esac
+  set -- "$@" "$word"
+done
+if [ -n "$flag" ]; then set -- "$@" --from-bundle; fi
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 cd -- "$here"
 venv=$here/.venv
@@ -263,6 +279,45 @@ what_to_install() {
   fi
 }
 
+# Unpacks what this script needs from the bundle, all hashes compared. Sets bundled, want and python.
+read_bundle() {
+  bundled=$tools/bundle
+  rm -rf "$bundled"
+  (umask 077; mkdir -p "$bundled")
+  begin "unpacking the toolkit from $given"
+  for reader in python3 python3.13 python3.12 python3.11 python3.14 python; do
+    if works "$reader" -c 'import sys; sys.exit(sys.version_info < (3, 8))'; then break; fi
+    reader=''
+  done
+  [ -n "$reader" ] || fail "there is no Python on PATH that could read $given" "install python3 (3.8 or newer is enough), then type the same line again"
+  said=$("$reader" -I "$here/helpers/bundle_file.py" "$given" "$bundled" 2>&1 </dev/null) \
+    || fail "the bundle $given was not used: $said" "copy it again, and compare its SHA-256 with the one that was printed when it was written"
+  minor=${said%%,*} python=${said#*,}
+  want="import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$minor')"
+}
+
+# The Python that a bundle's wheels are for: the bundle's own, else one of this machine.
+choose_bundled_python() {
+  seed=''
+  if [ -n "$python" ]; then
+    if is_root; then kept=/opt/trackbed/python; else kept=$tools; fi
+    kept=$kept/bundle-$minor
+    if ! works "$kept/bin/python$minor" -c "$want"; then
+      rm -rf "$kept"
+      (umask 022; mkdir -p "${kept%/*}" && mv "$bundled/python" "$kept") || fail "$kept could not be made" "is there room (df -h '${kept%/*}')?"
+    fi
+    python=$kept/bin/python$minor
+    if works "$python" -c "$want"; then return 0; fi
+    fail "the Python in $given does not start here" "was it made on a machine of this kind? (uname -sm; ldd --version)"
+  fi
+  if python=$(find_python 'import ensurepip, venv'); then return 0; fi
+  if python=$(find_python 'import venv'); then
+    seed=$bundled/toolkit pip_path=$(wheels "$bundled/toolkit")
+    return 0
+  fi
+  fail "the bundle $given is for Python $minor, which is not on PATH" "install python$minor, or make the bundle on a machine with the Python of this one"
+}
+
 choose_python() {
   packages='' tried='' pip_tried='' seed=''
   if python=$(find_python 'import ensurepip, venv'); then return 0; fi
@@ -286,7 +341,7 @@ choose_python() {
 }
 
 make_venv() {
-  choose_python
+  if [ -n "$given" ]; then choose_bundled_python; else choose_python; fi
   begin "making .venv with $python"
   rm -rf "$venv"
   "$python" -m venv ${seed:+--without-pip} "$venv" >&2 </dev/null \
@@ -300,21 +355,31 @@ make_venv() {
 }
 
 install_requirements() {
-  begin "installing the requirements"
+  begin "installing the requirements${given:+ from $given}"
   rm -f "$venv/.requirements"
   find "$venv" -name '*.pyc' -delete # a full disk leaves truncated ones
-  cache="${XDG_CACHE_HOME:-${HOME:-/}}" # pip's own warning about a home that is closed speaks of sudo
-  if ! [ -w "$cache" ]; then no_cache=1; fi
-  env ${no_cache:+PIP_NO_CACHE_DIR=1} "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt >&2 </dev/null \
-    || fail "the requirements could not be installed" \
-      "is this machine online, and is there room (df -h '$here')? pip's own settings for proxies and mirrors count: HTTPS_PROXY, PIP_INDEX_URL" \
-      "     CERTIFICATE_VERIFY_FAILED means that the network opens TLS: export PIP_CERT=FILE names its certificate authority"
+  if [ -n "$given" ]; then
+    # the hashes are those of this clone's requirements.txt, whatever the bundle says
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check --isolated --no-cache-dir --no-index -f "$bundled/toolkit" \
+      --require-hashes -r requirements.txt >&2 </dev/null \
+      || fail "the requirements could not be installed from $given" \
+        "was it made by this version of Trackbed, on a machine of this kind? Otherwise make it again; is there room (df -h '$here')?"
+    rm -rf "$bundled"
+  else
+    cache="${XDG_CACHE_HOME:-${HOME:-/}}" # pip's own warning about a home that is closed speaks of sudo
+    if ! [ -w "$cache" ]; then no_cache=1; fi
+    env ${no_cache:+PIP_NO_CACHE_DIR=1} "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt >&2 </dev/null \
+      || fail "the requirements could not be installed" \
+        "is this machine online, and is there room (df -h '$here')? pip's own settings for proxies and mirrors count: HTTPS_PROXY, PIP_INDEX_URL" \
+        "     CERTIFICATE_VERIFY_FAILED means that the network opens TLS: export PIP_CERT=FILE names its certificate authority"
+  fi
   works "$venv/bin/invoke" --version || fail "$venv/bin/invoke does not start" "$elsewhere"
   cp requirements.txt "$venv/.requirements" # last: an environment without it is half-made
 }
 
 elsewhere="programs may not run on this disk: findmnt -T '$here' shows noexec; put the clone on another one"
 if ! ready; then
+  if [ -n "$given" ]; then read_bundle; fi
   if ! usable; then make_venv; fi
   install_requirements
 fi

@@ -20,6 +20,7 @@ STARTING = {
     "dry_run": "Print the plain commands that would do the same, and start nothing",
     "name_prefix": "With --dry-run: prefix of the script's containers and volumes (default: the project's name), with "
     "free ports, so that the script can run beside this project",
+    "from_bundle": "File of `invoke bundle`: what a start builds or fetches comes from it, nothing from a network",
     "adopt": "Take over volumes of this project's name whose state folder was lost; without this flag they are refused",
 }
 FORMAT = {"format": "Format of the output: table, json or env"}
@@ -38,11 +39,12 @@ def up(
     name_prefix: str | None = None,
     adopt: bool = False,
     yes: bool = False,
+    from_bundle: str = "",
 ) -> None:
     """Start everything, and return when it is ready. Run it again to repair or to change something."""
     from helpers.cli import running
 
-    running.up(given, running.Start(dry_run, name_prefix, adopt, yes), on_boot)
+    running.up(given, running.Start(dry_run, name_prefix, adopt, yes, from_bundle), on_boot)
 
 
 @task(help=STARTING)
@@ -53,11 +55,12 @@ def jupyter(
     name_prefix: str | None = None,
     adopt: bool = False,
     yes: bool = False,
+    from_bundle: str = "",
 ) -> None:
     """Start only a notebook, for a remote tracking server. Name the server with --tracking-uri."""
     from helpers.cli import running
 
-    running.jupyter(given, running.Start(dry_run, name_prefix, adopt, yes))
+    running.jupyter(given, running.Start(dry_run, name_prefix, adopt, yes, from_bundle))
 
 
 @task(
@@ -398,6 +401,14 @@ def build(
     toolkit.build(given, image, push, registry, load)
 
 
+@task(help={"to": "File to write"})
+def bundle(context: Context, given: Flags, to: str) -> None:
+    """Write one file with all that a start needs, for a machine without a network: `invoke up --from-bundle=FILE`."""
+    from helpers.cli import toolkit
+
+    toolkit.bundle(given, to)
+
+
 @task(help={**TABLE_OR_JSON, **JSON})
 def version(context: Context, format: str = "table", json: bool = False) -> None:
     """Print the versions of Trackbed and of what it starts."""
@@ -424,7 +435,7 @@ def lock(context: Context, upgrade: bool = False) -> None:
 
 namespace = Collection(
     *(up, jupyter, down, status, logs, open_, jupyter_url, mlflow_url, examples, check, doctor),
-    *(env, restore, import_, move, upgrade, usage, gc, build, prepare, version, lock),
+    *(env, restore, import_, move, upgrade, usage, gc, build, bundle, prepare, version, lock),
     *(lab_tasks.demo, lab_tasks.explain),
 )
 # a noun that has verbs; alone it means its first

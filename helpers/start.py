@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from helpers import (
+    bundles,
     durability,
     encrypted_rows,
     fast_path,
@@ -139,6 +140,8 @@ def _bring_up(
     if project.state.existed and (statuses := engine.unchanged()):
         # one that ended while it was looked at, as a command that was killed had told it to, is started
         with suppress(ServiceFailed):
+            if project.bundle:
+                notice(f"nothing has to be made, so {project.bundle.name} is not read")
             return _look(project, engine, statuses, progress, notice, known), engine
     engine, chosen = _prepare(project, choice, progress, notice, adopt, consent)
     for remark in (*engine.remarks(), *filter(None, [access_line, durability.promise(engine)])):
@@ -191,7 +194,10 @@ def _prepare(
     if warning := engine.disk_warning():
         notice(warning)
     kernels.before_a_restart(project, engine, notice, consent)
-    engine.prepare(progress)
+    with bundles.used(project.bundle, progress, notice) as bundle:
+        if bundle:
+            engine.take_bundle(bundle, progress)
+        engine.prepare(progress)
     return engine, chosen
 
 

@@ -34,6 +34,8 @@ MESSAGES: Mapping[str, str] = {
 MODULES: Mapping[str, str] = {
     "helpers.backups": "backups",
     "helpers.backups.schedule": "schedule",
+    "helpers.bundles": "bundle",
+    "helpers.bundling": "bundle",
     "helpers.checks.readiness": "not-ready",
     "helpers.cli": "machine",  # a task whose own module has no line here
     "helpers.cli.data": "backups",
@@ -57,6 +59,7 @@ MODULES: Mapping[str, str] = {
     "helpers.engines.database_roles": "database",
     "helpers.engines.docker": "docker",
     "helpers.engines.docker.building": "images",
+    "helpers.engines.docker.bundled": "bundle",
     "helpers.engines.docker.devices": "gpu",
     "helpers.engines.docker.images": "images",
     "helpers.engines.docker.mapped_workspace": "notebook",
@@ -67,6 +70,7 @@ MODULES: Mapping[str, str] = {
     "helpers.engines.docker.ssh_host": "node-over-ssh",
     "helpers.engines.docker.ssh_target": "node-over-ssh",
     "helpers.engines.embedded": "without-docker",
+    "helpers.engines.embedded.bundled": "bundle",
     "helpers.engines.embedded.postgres": "database",
     "helpers.engines.failures": "not-ready",
     "helpers.engines.gateway_spec": "public-mode",
@@ -91,6 +95,7 @@ MODULES: Mapping[str, str] = {
     "helpers.settings": "settings",
     "helpers.start": "engine",
     "helpers.usage": "database",
+    "helpers.wheel_download": "bundle",
     "helpers.workspace": "notebook",
 }
 TYPED = "commands"  # a wrong line, which is refused before any task runs

@@ -91,12 +91,12 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "credentials.rotate",
     ),
     "Other machines": ("env", "jupyter"),
-    "Trackbed": ("build", "prepare", "lock", "version"),
+    "Trackbed": ("build", "bundle", "prepare", "lock", "version"),
 }
 # flags of settings stand under their themes, the project's last
 SECTIONS = (*THEMES[1:], THEMES[0])
 # flags that are no settings and stand with the engine's
-STARTING = ("on-boot", "adopt", "dry-run", "name-prefix")
+STARTING = ("on-boot", "from-bundle", "adopt", "dry-run", "name-prefix")
 # of every task: lines as they are typed after `invoke`, or with it where a shell does more with them
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "up": ("up", "up --gpu=none --mlflow-port=8001", "up --public --domain=lab.example.org", "up --dry-run"),
@@ -143,6 +143,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "demo": ("demo", "demo --epochs=5"),
     "move": ("move embedded", "move docker --object-store=minio"),
     "upgrade": ("upgrade", "upgrade --back"),
+    "bundle": ("bundle --to=/mnt/trackbed.bundle", "bundle --to=trackbed.bundle --engine=embedded --gpu=nvidia"),
     "build": ("build", "build jupyter --gpu=none"),
     "prepare": ("prepare",),
     "lock": ("lock", "lock --upgrade"),
@@ -156,6 +157,7 @@ VALUE_NAMES = {
     "artifacts": "OLD=NEW",
     "epochs": "NUMBER",
     "from": "SOURCE",
+    "from-bundle": "FILE",
     "sha256": "HEX",
     "into": "NAME",
     "name-prefix": "NAME",
@@ -165,7 +167,7 @@ VALUE_NAMES = {
     "keep-monthly": "NUMBER",
     "every": "TIME",
     "tail": "LINES",
-    "to": "PLACE",
+    "to": "FILE",
     "older-than": "TIME",
     "registry": "HOST/PATH",
 }

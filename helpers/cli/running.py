@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from helpers import console, dry_run, gateway, invocations, kernels, lifecycle, status, topics
 from helpers.backups import last, schedule
@@ -29,6 +30,7 @@ class Start:
     name_prefix: str | None = None
     adopt: bool = False
     yes: bool = False
+    from_bundle: str = ""
 
     def refuse(self) -> None:
         """SettingError where a flag would do nothing."""
@@ -39,6 +41,7 @@ class Start:
             f"to run a second project: --project={self.name_prefix} with ports of its own",
         )
         options.refuse(self.adopt and self.dry_run, "--adopt", "with --dry-run, which starts nothing")
+        options.refuse(bool(self.from_bundle) and self.dry_run, "--from-bundle", "with --dry-run, which starts nothing")
         options.refuse(self.yes and self.dry_run, "--yes", "with --dry-run, which ends nothing")
 
 
@@ -73,6 +76,8 @@ def _up(project: Project, start: Start) -> status.Overview | None:
     if start.dry_run:
         console.value(dry_run.script(project, start.name_prefix or ""))
         return None
+    if start.from_bundle:
+        project.bundle = Path(start.from_bundle).expanduser().absolute()
     with console.Progress() as progress:
         consent = None if start.yes else kernels.Consent(progress.confirm, sys.stdin.isatty())
         view = lifecycle.up(project, progress, progress.notice, start.adopt, consent)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from helpers import console, registry, requirements_lock
+from pathlib import Path
+
+from helpers import bundling, console, registry, requirements_lock
 from helpers.cli import options
 from helpers.engines.docker import building
 from helpers.engines.kubernetes import loading, pushed
@@ -40,6 +42,16 @@ def build(given: Flags, image: str, push: bool, registry: str, load: bool) -> No
         if one.pushed:
             setting = SETTINGS[one.name.split("/")[1].partition(":")[0]]
             console.notice(f"pushed; to use it on other machines, put this into .env: {setting}={one.pushed}")
+
+
+def bundle(given: Flags, to: str) -> None:
+    project = options.load(given)
+    target = Path(to).expanduser().absolute()
+    with console.Progress() as progress:
+        size, sha256 = bundling.write(project, target, progress, progress.notice)
+    console.value(f"{sha256}  {target}")
+    console.notice(f"{size / 2**20:.0f} MiB; compare that SHA-256 on the other machine: sha256sum {target.name}")
+    console.notice(f"there, in a clone of this version: sh setup.sh up --from-bundle={target.name}")
 
 
 def version(format: str, json: bool) -> None:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar, Protocol
 
+from helpers.bundles import Bundle, Packing
 from helpers.engines.checks import Checks
 from helpers.engines.data_volume import DataVolume
 from helpers.engines.host import HostFacts
@@ -102,6 +103,7 @@ class Engine(Protocol):
     by_hand: ClassVar[str] = ""  # the tool that can start what `invoke prepare` has made
     alternative: ClassVar[str] = ""  # why to take it where another one cannot be used, as in "to run without Docker"
     lacks: ClassVar[str] = ""  # what others have and it does not, told where it is taken because they are not there
+    without_network: ClassVar[str] = "use --engine=docker or --engine=embedded"
     larger_disk: ClassVar[str] = "set STATE_DIR to a folder on a larger disk"
     deployment: Deployment
     """What holds for this project here: its services, the object store, the notebook's folder."""
@@ -146,6 +148,15 @@ class Engine(Protocol):
 
     def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
         """Make what services are made from (images, venvs) where missing or outdated; gives what was made."""
+
+    def pack(self, into: Packing) -> None:
+        """Put into a bundle all that `prepare` would build or fetch; it is made here where it is missing."""
+        raise TrackbedError(f"a bundle has nothing for the {self.name} engine", self.without_network)
+
+    def take_bundle(self, bundle: Bundle, progress: ProgressReporter) -> None:
+        """Have `prepare` take all from a bundle, whose hashes were compared. Raises TrackbedError where it lacks
+        something, or was made for another machine or from another version."""
+        raise TrackbedError(f"the {self.name} engine takes nothing from a bundle", self.without_network)
 
     def fingerprint(self) -> str:
         """A hash of all that the services are made from; another one means that ``start`` has work to do."""

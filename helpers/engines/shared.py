@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from helpers import topics
 from helpers.engines.base import Engine
 from helpers.engines.host import Host
 from helpers.errors import Interrupted, TrackbedError
-from helpers.gpu import node_types
+from helpers.gpu import accelerator, node_types, wheels
 from helpers.gpu.accelerator import Accelerator
 from helpers.services import ServiceStatus, StartReport, State
 
@@ -35,6 +36,15 @@ def remarks(chosen: Accelerator, empty_data: str) -> tuple[str, ...]:
     if empty_data:
         lines.append(f"warning: the data set {empty_data} is empty")
     return tuple(lines)
+
+
+def for_bundle(engine: Engine) -> Accelerator:
+    """The GPUs that a bundle is made for: this machine's, or those that GPU names, which need not be here."""
+    gpu, torch = engine.settings.gpu, engine.settings.torch
+    if gpu.kind == node_types.AUTO:
+        return engine.accelerator
+    chosen = accelerator.named(gpu)
+    return replace(chosen, torch=wheels.CPU) if torch == wheels.CPU else chosen
 
 
 def data_folder(name: str, host: Host) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from helpers import digests
 from helpers.project.credentials import MLFLOW_TOKEN, Credentials, ensure
@@ -20,6 +21,7 @@ class Project:
     settings: Settings
     state: State
     dry_run: bool = False  # only the commands are wanted: the machine need not have the GPU
+    bundle: Path | None = None  # the file of `invoke bundle` that a start takes everything from
     aside: bool = False  # beside the clone's own project, which .env goes on naming
     replaced: Mapping[str, str] = field(default_factory=dict, repr=False)  # secrets until now, to prove that they end
     _credentials: Credentials | None = None

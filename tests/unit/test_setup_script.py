@@ -342,3 +342,48 @@ def test_the_guide_has_the_words_of_the_script() -> None:
         first, *rest = map(str.strip, words.split("..."))
         assert all(piece in script for piece in rest)
         assert not first or f'fail "{first}' in script, first
+
+
+@pytest.mark.parametrize("words", [("--from-bundle=b",), ("--from-bundle", "b"), ("--from-bundle={}/b",)])
+def test_a_bundles_path_is_meant_from_where_it_is_typed_and_nothing_else_is_asked(
+    clone: Path, tools: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    inside = program(tmp_path / "base" / "python3", PYTHON.replace("case", 'echo "$@" >>"$HOME/asked"\ncase', 1))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(
+        ["/bin/sh", str(clone / "setup.sh"), "up", *(word.format(elsewhere) for word in words), "--yes"],
+        cwd=elsewhere,
+        stdin=subprocess.DEVNULL,
+        env={"PATH": f"{inside.parent}:{tools}", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout == f"invoked up --from-bundle={elsewhere}/b --yes\n", done.stderr
+    asked = (tmp_path / "asked").read_text()
+    assert f"-I {clone}/helpers/bundle_file.py {elsewhere}/b {clone}/.venv-tools/bundle" in asked
+    installed = next(line for line in asked.splitlines() if "pip install" in line)
+    assert "--no-index" in installed and "--require-hashes" in installed
+
+
+def test_a_file_that_is_no_bundle_ends_setup_with_the_reason(clone: Path, tools: Path, tmp_path: Path) -> None:
+    (clone / "helpers").mkdir()
+    shutil.copy(ROOT / "helpers" / "bundle_file.py", clone / "helpers")
+    (tmp_path / "b").write_bytes(b"nothing" * 999)
+    base = program(tmp_path / "base" / "python3", f'#!/bin/sh\nexec {BASE} "$@"\n')
+    done = subprocess.run(
+        ["/bin/sh", str(clone / "setup.sh"), "up", "--from-bundle=b"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        env={"PATH": f"{base.parent}:{tools}", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1 and not (clone / ".venv").exists()
+    assert (
+        f"setup: the bundle {tmp_path}/b was not used: it is no bundle of Trackbed, or it is damaged\n" in done.stderr
+    )

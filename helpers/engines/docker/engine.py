@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO, ClassVar
 
 from helpers import clone, digests, services
-from helpers.engines import base, shared, streaming
-from helpers.engines.docker import availability, client, images, ownership, script, stopping
+from helpers.bundles import Bundle, Packing
+from helpers.engines import base, notebook_image, shared, streaming
+from helpers.engines.docker import availability, bundled, client, images, ownership, script, stopping
 from helpers.engines.docker.checks import DockerChecks
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.compose import ComposeProject
@@ -261,6 +262,13 @@ class DockerEngine(base.Engine):
         created = images.ensure(self.api, self.deployment, self.notebook.image, progress)
         self.plan_anew()
         return created
+
+    def pack(self, into: Packing) -> None:
+        notebook = notebook_image.choose(self.settings, shared.for_bundle(self))
+        bundled.pack(self.api, self.deployment, notebook, self.host_facts().disk_free, into)
+
+    def take_bundle(self, bundle: Bundle, progress: ProgressReporter) -> None:
+        bundled.load(self.api, self.deployment, self.notebook.image, bundle, progress)
 
     def disk_warning(self) -> str:
         stale = images.stale(self.api, self.deployment, self.notebook.image)

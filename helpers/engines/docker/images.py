@@ -109,7 +109,8 @@ def _folder(name: str) -> Path:
     return clone.ROOT / "docker" / FOLDERS[name.rpartition(":")[0]]
 
 
-def _inputs(name: str, settings: Settings, notebook: NotebookImage) -> str:
+def inputs(name: str, settings: Settings, notebook: NotebookImage) -> str:
+    """A hash of all that one of our images is built from, which its label keeps."""
     return digests.folder_digest(_folder(name), arguments(name, settings, notebook))
 
 
@@ -147,7 +148,7 @@ def is_stale(api: DockerApi, name: str, settings: Settings, notebook: NotebookIm
     image = api.image(local(api, name))
     if image is None:
         return True
-    return is_own(name) and image["labels"].get(f"{LABEL}.inputs") != _inputs(name, settings, notebook)
+    return is_own(name) and image["labels"].get(f"{LABEL}.inputs") != inputs(name, settings, notebook)
 
 
 def is_own(name: str) -> bool:
@@ -180,7 +181,7 @@ def build(
     """Build one of our images, or find that nothing changed since it was built."""
     name = name_of(service, settings, notebook)
     image = api.image(name)
-    if image is not None and image["labels"].get(f"{LABEL}.inputs") == _inputs(name, settings, notebook):
+    if image is not None and image["labels"].get(f"{LABEL}.inputs") == inputs(name, settings, notebook):
         return Built(name, image["id"], False, 0.0, image["size"])
     progress.step(f"building {name}")
     begun = time.monotonic()
@@ -222,8 +223,8 @@ def build_command(
 def _build(name: str, settings: Settings, notebook: NotebookImage, progress: ProgressReporter) -> None:
     if shutil.which("docker") is None:
         raise TrackbedError("the docker command is missing", "install docker-ce-cli and docker-buildx-plugin")
-    inputs = _inputs(name, settings, notebook)
-    own = ["--progress=plain", "--provenance=false", "--label", f"{LABEL}.inputs={inputs}"]
+    made_from = inputs(name, settings, notebook)
+    own = ["--progress=plain", "--provenance=false", "--label", f"{LABEL}.inputs={made_from}"]
     open_to_all(_folder(name))
     with _file(site_network.certificates(site_network.of_machine(settings, {}).bundles)) as bundle:
         *command, folder = build_command(name, settings, notebook, str(clone.ROOT), bundle)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, ClassVar
 
 from helpers import addresses, safe_files, services
+from helpers.bundles import Bundle, Packing
 from helpers.engines import base, shared, streaming
-from helpers.engines.embedded import script, systemd
+from helpers.engines.embedded import bundled, script, systemd
 from helpers.engines.embedded.checks import EmbeddedChecks
 from helpers.engines.embedded.data_volume import DataVolume
 from helpers.engines.embedded.deployment import EmbeddedDeployment, data_folder
@@ -186,6 +187,14 @@ class EmbeddedEngine(base.Engine):
 
     def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
         return self.startup.prepare(progress)
+
+    def pack(self, into: Packing) -> None:
+        self.environments.named = shared.for_bundle(self)
+        bundled.pack(self.environments, sys.executable, into)
+
+    def take_bundle(self, bundle: Bundle, progress: ProgressReporter) -> None:
+        bundled.check(self.environments, bundle)
+        self.environments.bundle = bundle
 
     def start(self, progress: ProgressReporter) -> StartReport:
         return self.startup.start(progress)

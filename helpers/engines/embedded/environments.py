@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from helpers import clone, commands, database_settings
+from helpers import bundle_file, bundles, clone, commands, database_settings
+from helpers.bundle_file import Bundle
 from helpers.engines.embedded import postgres_wheels, venvs
 from helpers.engines.embedded.deployment import EmbeddedComponent
 from helpers.errors import TrackbedError
 from helpers.gpu import node_types, wheels
+from helpers.gpu.accelerator import Accelerator
 from helpers.service_accounts import NOTEBOOK
 from helpers.services import JUPYTER, MLFLOW, ProgressReporter
 
 OWN = "embedded"  # the venv of supervisor and PostgreSQL
+TORCH_FILE = re.compile(r"torch-(.+?)(?:-requirements\.txt|\.in)$")
 SHOWN = ("mlflow", "jupyterlab", "supervisor", *postgres_wheels.WHEELS)  # by `versions`
 
 
 class Environments(EmbeddedComponent):
     """One venv for supervisor and PostgreSQL, one for MLflow, one for JupyterLab; over that the notebook's own."""
+
+    bundle: Bundle | None = None  # what they are made from, where no index may be asked; it is verified and open
+    named: Accelerator | None = None  # the GPUs of another machine, for which a bundle is made
 
     def venv(self, name: str) -> venvs.Venv:
         root = self.folder / "venvs"
@@ -41,7 +51,7 @@ class Environments(EmbeddedComponent):
 
         Without a GPU there is nothing, or PyTorch for the CPU where TORCH=cpu asks for it.
         """
-        chosen, settings = self.deployment.accelerator, self.settings
+        chosen, settings = self.named or self.deployment.accelerator, self.settings
         extras = []
         if chosen.kind != node_types.NONE:
             extras.append(venvs.Extra(clone.JUPYTER_FOLDER / f"metrics-{chosen.variant}-requirements.txt", hashed=True))
@@ -56,6 +66,12 @@ class Environments(EmbeddedComponent):
         """The notebook's own environment: what it installs goes there, and comes before the locked packages."""
         version = self.venv(JUPYTER).site.parent.name.removeprefix("python")
         return self.folder / "jupyter" / f"packages-{version}"
+
+    @property
+    def torch_build(self) -> str:
+        """The build of PyTorch among them, as in "cpu" or "rocm7.2"; "" for none."""
+        names = [extra.requirements.name for extra in self.torch()]
+        return next((match[1] for name in names if (match := TORCH_FILE.match(name))), "")
 
     @property
     def programs(self) -> Path:
@@ -86,15 +102,30 @@ class Environments(EmbeddedComponent):
 
     def make(self, progress: ProgressReporter) -> tuple[str, ...]:
         """Make those that are missing or from another lock; gives their names."""
-        interpreter = venvs.interpreter(self.deployment.identity(MLFLOW))
+        minor = str(self.bundle.manifest["python"]) if self.bundle else ""
+        interpreter = venvs.interpreter(self.deployment.identity(MLFLOW), minor)
         for venv in self.required():
             if venv.close_lock():
                 progress.step(f"the lock file of {venv.name} was open to every account of this machine: closed")
         missing = [(venv, problem) for venv in self.required() if (problem := venv.problem())]
-        for number, (venv, problem) in enumerate(missing, 1):
-            progress.step(f"{number} of {len(missing)}: installing {venv.name} ({problem})")
-            venv.make(interpreter, progress)
+        with self._wheels(bool(missing), progress) as wheels:
+            for number, (venv, problem) in enumerate(missing, 1):
+                progress.step(f"{number} of {len(missing)}: installing {venv.name} ({problem})")
+                venv.make(interpreter, progress, wheels)
         return tuple(venv.name for venv, _ in missing)
+
+    @contextmanager
+    def _wheels(self, needed: bool, progress: ProgressReporter) -> Iterator[Path | None]:
+        """A folder with the bundle's wheels for as long as they are installed; None without a bundle."""
+        if not self.bundle or not needed:
+            yield None
+            return
+        size = sum(self.bundle.entries[name].size for name in self.bundle.names(bundle_file.WHEELS))
+        bundles.require_room(self.folder, 4 * size, "installing the bundle's wheels")  # packed, unpacked, and some room
+        with tempfile.TemporaryDirectory(prefix=".bundle-", dir=self.folder) as folder:
+            progress.step("unpacking the wheels of the bundle")
+            self.bundle.unpack(bundle_file.WHEELS, folder)
+            yield Path(folder)
 
     def make_packages(self) -> None:
         """The notebook's own environment, by its own account: all of it is the notebook's to change."""

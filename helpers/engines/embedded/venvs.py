@@ -17,9 +17,12 @@ from helpers import commands, digests, safe_files
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.services import ProgressReporter
 from helpers.uv_settings import uv_settings
+from helpers.wheel_download import uv_program
 
 MINIMUM = (3, 11)
 CACHE_LEAST = 2 << 30  # bytes: what all packages need there
+UV_SOURCES = ("UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_TORCH_BACKEND")
+BUNDLE_ADVICE = "is there room on the disk? Otherwise make the bundle again, with this version of Trackbed"
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,12 @@ class Extra:
     hashed: bool = False
     alone: bool = False
 
-    def argv(self) -> list[str]:
-        """What ``uv pip install`` is told."""
+    def argv(self, wheels: Path | None = None) -> list[str]:
+        """What ``uv pip install`` is told. ``wheels``: a folder that all comes from, and no index is asked."""
         return [
             *(["--require-hashes"] if self.hashed else []),
             *(["--no-deps"] if self.alone else []),
-            *(["--index-url", self.index] if self.index else []),
+            *(["--index-url", self.index] if self.index and not wheels else []),
             "--requirement",
             str(self.requirements),
         ]
@@ -114,34 +117,38 @@ class Venv:
                     return path
         return ""
 
-    def commands(self, uv: str, interpreter: str = "") -> list[list[str]]:
-        """What makes it: the venv, its lock, and what comes after the lock. ``interpreter``: "" for uv's choice."""
+    def commands(self, uv: str, interpreter: str = "", wheels: Path | None = None) -> list[list[str]]:
+        """What makes it: the venv, its lock, and what comes after the lock. ``interpreter``: "" for uv's choice.
+
+        ``wheels``: a folder that all comes from, and no index is asked.
+        """
         python = ["--python", str(self.python)]
         chosen = ["--python", interpreter] if interpreter else []
+        given = ["--offline", "--no-index", "--find-links", str(wheels)] if wheels else []
         return [
-            [uv, "venv", "--quiet", "--clear", "--seed", *chosen, str(self.folder)],
-            [uv, "pip", "sync", "--require-hashes", "--no-progress", *python, str(self.lock)],
-            *([uv, "pip", "install", "--no-progress", *python, *extra.argv()] for extra in self.extras),
+            [uv, "venv", "--quiet", "--clear", "--seed", *given, *chosen, str(self.folder)],
+            [uv, "pip", "sync", "--require-hashes", "--no-progress", *given, *python, str(self.lock)],
+            *([uv, "pip", "install", "--no-progress", *given, *python, *extra.argv(wheels)] for extra in self.extras),
         ]
 
-    def make(self, interpreter: str, progress: ProgressReporter) -> None:
-        """Make it again. Raises TrackbedError with uv's last words."""
-        uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-        if uv is None:
-            raise EngineUnavailable(
-                "uv is missing in the toolkit's venv", "pip install --require-hashes -r requirements.txt"
-            )
+    def make(self, interpreter: str, progress: ProgressReporter, wheels: Path | None = None) -> None:
+        """Make it again, from a folder of ``wheels`` where one is given. Raises TrackbedError with uv's last words."""
+        uv = uv_program()
         safe_files.remove(self.folder)
         environment = {**os.environ, **uv_settings(os.environ), "VIRTUAL_ENV": str(self.folder)}
+        if wheels:
+            environment = {name: value for name, value in environment.items() if name not in UV_SOURCES}
         if not _linkable_cache(uv, environment, self.root):
             safe_files.own_folder(self._cache, 0o700)
             environment["UV_CACHE_DIR"] = str(self._cache)
             environment.pop("UV_NO_CACHE", None)
-        for argv in self.commands(uv, interpreter):
+        for argv in self.commands(uv, interpreter, wheels):
             code, lines = commands.follow(argv, progress.output, env=environment, cwd=self.root, umask=0o022)
             if code:
                 lines = [line.strip() for line in lines]
                 reason, said = _reason(lines), tuple(line for line in lines if line)[-8:]
+                if wheels:
+                    raise TrackbedError(f"installing {self.name} from the bundle failed: {reason}", BUNDLE_ADVICE, said)
                 if Path(argv[-1]).name.startswith("torch-"):
                     index = argv[argv.index("--index-url") + 1] if "--index-url" in argv else "the package index"
                     raise TrackbedError(
@@ -272,10 +279,11 @@ def _whole(path: Path, more: list[str]) -> bool:
         return False
 
 
-def interpreter(identity: Mapping[str, Any]) -> str:
+def interpreter(identity: Mapping[str, Any], minor: str = "") -> str:
     """A Python 3.11+ that the services' user can run: the toolkit's own, else one of the system.
 
-    A Python below /root is not reachable for any other user. Raises EngineUnavailable when there is none.
+    ``minor``: the only version that will do, as in "3.13". A Python below /root is not reachable for any other user.
+    Raises EngineUnavailable when there is none.
     """
     own = os.path.realpath(sys.executable)
     candidates = [
@@ -283,10 +291,16 @@ def interpreter(identity: Mapping[str, Any]) -> str:
         *(f"/usr/bin/python3{minor}" for minor in (".13", ".12", ".11", ".14", "")),
         "/usr/local/bin/python3",
     ]
-    test = f"import sys, ctypes; sys.exit(sys.version_info[:2] < {MINIMUM})"
+    fits = f"sys.version_info[:2] == {tuple(map(int, minor.split('.')))}" if minor else f"sys.version_info >= {MINIMUM}"
+    test = f"import sys, ctypes; sys.exit(not {fits})"
     for candidate in candidates:
         if commands.attempt([candidate, "-I", "-c", test], 30, cwd="/", env={}, **identity).code == 0:
             return candidate
+    if minor:
+        raise EngineUnavailable(
+            f"the bundle has wheels for Python {minor}, and this machine has none that the services can run",
+            f"install python{minor} from the distribution; or make the bundle on a machine with this one's Python",
+        )
     raise EngineUnavailable(
         f"{own} cannot be run by the user that the services run as, and the system has no Python 3.11 or newer",
         "install python3 from the distribution, or run as a normal user",

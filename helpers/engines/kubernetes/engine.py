@@ -62,6 +62,10 @@ class KubernetesEngine(base.Engine):
     own_loopback: ClassVar[bool] = True
     runs_schedules: ClassVar[bool] = True
     can_be_public: ClassVar[bool] = True
+    without_network: ClassVar[str] = (
+        "put the images of a Docker bundle into your site's registry and name it with REGISTRY_MIRROR "
+        "(docs/offline.md#kubernetes)"
+    )
     deployment: KubernetesDeployment
 
     def __init__(self, project: Project) -> None:

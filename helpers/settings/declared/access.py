@@ -17,7 +17,7 @@ class Access:
         "false",
         kinds.SWITCH,
         "Access from other machines, through a gateway with TLS and logins (not embedded); false ends it",
-        tasks=UP,
+        tasks=(*UP, "bundle"),
         switch=True,
     )
     domain: str = setting(

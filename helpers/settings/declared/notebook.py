@@ -20,7 +20,7 @@ class Notebook:
         "auto",
         kinds.GPU,
         "GPUs of the notebook: auto (what the machine has), none, amd, nvidia, or a node type such as mi100 or liqid",
-        tasks=(*NOTEBOOK, "build"),
+        tasks=(*NOTEBOOK, "build", "bundle"),
     )
     devices: str = setting(
         "all",
@@ -34,7 +34,7 @@ class Notebook:
         "auto",
         one_of("auto", "cpu", "none"),
         "PyTorch of the notebook: auto fits the GPU's driver (embedded: only with a GPU), cpu is the CPU build",
-        tasks=(*NOTEBOOK, "build"),
+        tasks=(*NOTEBOOK, "build", "bundle"),
     )
     torch_index: str = setting(
         "",

@@ -17,7 +17,7 @@ class ObjectStore:
         "auto",
         one_of("auto", "minio", "versitygw", "external", "folder"),
         "Object store for artifacts: auto is versitygw with Docker (minio where it holds data), and a folder without",
-        tasks=(*UP, "move"),
+        tasks=(*UP, "move", "bundle"),
         only=("server",),
     )
     s3_port: int = setting(

@@ -32,7 +32,7 @@ class ProjectAndEngine:
         "auto",
         one_of("auto", "docker", "embedded", "kubernetes"),
         "Engine that runs the services: auto takes the one that holds data, then Docker if it answers, then embedded",
-        tasks=(*NOTEBOOK, "doctor", "data_add", "data", "data_remove"),
+        tasks=(*NOTEBOOK, "bundle", "doctor", "data_add", "data", "data_remove"),
     )
     ready_timeout: int = setting(
         "180",

@@ -1,0 +1,199 @@
+"""A bundle of all that a start needs, for a machine without a network: writing one, opening and checking one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from helpers import __version__, bundle_file, clone, version
+from helpers.bundle_file import Bundle, BundleError, Writer
+from helpers.errors import TrackbedError
+from helpers.machine import existing, free_space
+from helpers.services import Notice, ProgressReporter
+from helpers.suggestions import shown
+
+CHUNK = 1 << 20
+AGAIN = "copy it again, and compare its SHA-256 with what `invoke bundle` printed"
+
+
+def machine() -> str:
+    """The kind of machine that a bundle is for, as in "linux x86_64"."""
+    return f"{sys.platform} {platform.machine()}"
+
+
+def lock_name(path: Path) -> str:
+    """How a manifest names a file of requirements of this clone."""
+    return path.resolve().relative_to(clone.ROOT.resolve()).as_posix()
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """A file's content."""
+    with path.open("rb") as stream:
+        while data := stream.read(CHUNK):
+            yield data
+
+
+class Packing:
+    """A bundle that is being written. ``engines`` is what each engine says of its share, by its name."""
+
+    def __init__(self, writer: Writer, scratch: Path, progress: ProgressReporter) -> None:
+        self.writer, self.scratch, self.progress = writer, scratch, progress
+        self.engines: dict[str, Mapping[str, Any]] = {}
+        self.python = ""  # the minor version that the wheels are for, as in "3.13"
+
+    def add(self, name: str, path: Path, runs: bool = False) -> None:
+        """Put a file into it."""
+        self.writer.add(name, path.stat().st_size, pieces(path), runs)
+
+    def finish(self, gpu: str) -> None:
+        """Write what the bundle says of itself, its end."""
+        self.writer.finish(
+            {
+                "trackbed": __version__,
+                "commit": version.commit(),
+                "made": datetime.now(UTC).isoformat(timespec="seconds"),
+                "machine": machine(),
+                "gpu": gpu,
+                "python": self.python,
+                "engines": self.engines,
+            }
+        )
+
+
+@contextmanager
+def packing(target: Path, progress: ProgressReporter) -> Iterator[Packing]:
+    """Write a bundle, which has its name only when it is whole and on the disk. Raises TrackbedError."""
+    if target.is_dir():
+        raise TrackbedError(f"--to={target} is a folder", f"name a file: --to={target / 'trackbed.bundle'}")
+    if not target.parent.is_dir():
+        raise TrackbedError(f"--to={target}: there is no folder {target.parent}", f"mkdir -p {target.parent}")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    scratch = partial.with_suffix(".folder")
+    try:
+        scratch.mkdir(mode=0o700)
+        with open(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), "wb") as stream:
+            yield Packing(Writer(stream), scratch, progress)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(target)
+    except (OSError, BundleError) as error:
+        full = isinstance(error, OSError) and error.errno == 28
+        reason = "the disk is full" if full else str(error)
+        raise TrackbedError(
+            f"{target} was not written: {reason}", "name a file on a disk with more room, that you may write to"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def require_room(folder: Path, needed: int, what: str) -> None:
+    """Raises TrackbedError where so many bytes do not fit on the disk of ``folder``."""
+    free = free_space(existing(folder))
+    if free < needed:
+        raise TrackbedError(
+            f"{what} needs {needed / 2**30:.1f} GiB at {folder}, {free / 2**30:.1f} GiB are free",
+            "free some disk, or use a folder on a larger one",
+        )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Bundle]:
+    """A bundle; what is raised about it while it is open becomes a message. Raises TrackbedError."""
+    try:
+        # no FIFO is waited for: whose file it is does not matter, what its hash says does
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            yield Bundle(stream)
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)) != path:
+            raise
+        raise TrackbedError(
+            f"the bundle {path} cannot be opened: {error.strerror}", "name the file that `invoke bundle` wrote"
+        ) from None
+    except BundleError as error:
+        raise TrackbedError(f"the bundle {path} was not used: {error}", AGAIN) from None
+
+
+def verify(bundle: Bundle, name: str, progress: ProgressReporter) -> str:
+    """Compare every hash; gives what to tell of the bundle. Raises BundleError."""
+    progress.step(f"comparing the hashes of {len(bundle.entries)} files, {bundle.size / 2**20:.0f} MiB")
+    bundle.verify(
+        lambda done, whole: progress.amount(name, done, whole, f"{done / 2**20:.0f} of {whole / 2**20:.0f} MiB")
+    )
+    return f"bundle {name}: {words(bundle.manifest)}; SHA-256 {bundle.sha256}"
+
+
+@contextmanager
+def used(path: Path | None, progress: ProgressReporter, notice: Notice) -> Iterator[Bundle | None]:
+    """The bundle that a start is given, its hashes compared, and what is to know of it said; None without one."""
+    if path is None:
+        yield None
+        return
+    with opened(path) as bundle:
+        notice(verify(bundle, path.name, progress))
+        if other := other_version(bundle.manifest):
+            notice(f"warning: {other}")
+        yield bundle
+
+
+def require_machine(share: Mapping[str, Any], here: str) -> None:
+    """Raises TrackbedError where an engine's share is for another kind of machine than ``here``."""
+    if share.get("machine") != here:
+        raise TrackbedError(
+            f"the bundle is for {said(share.get('machine'))}, and this machine is {here}",
+            "make one on a machine of this kind: `invoke bundle --to=FILE`",
+        )
+
+
+def said(value: object) -> str:
+    """What a manifest says, short enough for a message: it may say anything."""
+    return shown(str(value), 60)
+
+
+def words(about: Mapping[str, Any]) -> str:
+    """What a manifest says: versions, engines, GPU, date."""
+    commit = f" ({said(about['commit'])})" if about.get("commit") else ""
+    engines = about.get("engines")
+    held = " and ".join(map(said, sorted(engines))) if isinstance(engines, dict) and engines else "no engine"
+    return (
+        f"Trackbed {said(about.get('trackbed'))}{commit}, for {held}, Python {said(about.get('python'))}, "
+        f"GPU {said(about.get('gpu'))}, made {said(about.get('made'))}"
+    )
+
+
+def other_version(about: Mapping[str, Any]) -> str:
+    """How the Trackbed that made a bundle differs from this one; "" where it does not."""
+    here = version.commit()
+    if (about.get("trackbed"), about.get("commit")) == (__version__, here):
+        return ""
+    return (
+        f"it was made by Trackbed {said(about.get('trackbed'))} ({said(about.get('commit') or 'no commit')}), "
+        f"and this is {__version__} ({here or 'no commit'})"
+    )
+
+
+def share(bundle: Bundle, engine: str) -> dict[str, Any]:
+    """What an engine said of its share. Raises TrackbedError where the bundle has none for it."""
+    engines = bundle.manifest.get("engines")
+    if not isinstance(engines, dict) or not isinstance(engines.get(engine), dict):
+        held = ", ".join(map(said, sorted(engines))) if isinstance(engines, dict) and engines else "none"
+        raise TrackbedError(
+            f"the bundle has nothing for the {engine} engine, only for: {held}",
+            f"make one with it: `invoke bundle --to=FILE --engine={engine}`",
+        )
+    return dict(engines[engine])
+
+
+__all__ = ["Bundle", "BundleError", "Packing", "bundle_file"]
