@@ -34,7 +34,7 @@ def document(project: Project, engine: Engine) -> dict[str, Any]:
     this machine."""
     here, settings = engine.deployment, engine.settings
     token = project.credentials()[JUPYTER_TOKEN].encode()
-    ends = lease.look(settings, status.elsewhere(engine))
+    ends = lease.look(settings, status.elsewhere(engine), engine.scheduled_runs)
     result: dict[str, Any] = {
         "project": settings.project,
         "engine": engine.name,

@@ -11,30 +11,30 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from helpers.backups import create, damage, encrypted, lead, prune
+from helpers.backups import create, encrypted, last_in_cluster, lead, prune
 from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
 from helpers.backups.retention import Policy
 from helpers.backups.storage import BlobStore
-from helpers.data import database
 from helpers.engines.streaming import Pipe, piped
 from helpers.errors import TrackbedError
-from helpers.project.backup_runs import KEEP, Good, Result, Schedule, due
+from helpers.project.backup_runs import KEEP, MARGIN, TOLD, Good, Result, Schedule, due
 from helpers.services import POSTGRES, ServiceStatus
 
 GIVEN = Path("/run/backup")  # the Secret: PLAN, the file of the logins, CERTIFICATES
 PLAN, CERTIFICATES = "plan.json", "ca.crt"
 TOOL = "/run/tools/run"  # runs a program in the container with PostgreSQL's
 MESSAGE = Path("/dev/termination-log")
-LONGEST_PROBLEM = 2500  # bytes as JSON has them; all of a pod's message takes 4096
+LONGEST = 700  # bytes of a text as JSON has them; all of a pod's message takes 4096
+OF_THE_LEASE = ("lease_end", "last_place", "access", "passphrase")  # another one of these: another last backup
 
 
 def _log(*lines: str) -> None:
@@ -101,8 +101,16 @@ def _libpq(uri: str) -> dict[str, str]:
     }
 
 
-def run(plan: Mapping[str, Any], environ: Mapping[str, str], store: BlobStore, now: float) -> Result:
-    """Back up if it is time, as `backup.schedule --if-due` does on a machine. Gives how it stands."""
+def run(
+    plan: Mapping[str, Any],
+    environ: Mapping[str, str],
+    store: BlobStore,
+    now: float,
+    last_store: BlobStore | None = None,
+    tell: Callable[[Result], None] = lambda result: None,
+) -> Result:
+    """Back up if it is time, as `backup.schedule --if-due` and `backup.last --if-due` do on a machine. Gives how it
+    stands. ``last_store``: where the last backup of a lease goes, if not there; ``tell`` gets how that goes."""
     schedule = Schedule(**plan["schedule"])
     # of one ConfigMap, so that they belong together also where a restore is just switching to others
     uri, prefix = environ["MLFLOW_BACKEND_STORE_URI"], environ["MLFLOW_ARTIFACTS_DESTINATION"].rpartition("/")[2]
@@ -117,49 +125,42 @@ def run(plan: Mapping[str, Any], environ: Mapping[str, str], store: BlobStore, n
     )
     engine: Any = Pod(plan["engine"], plan["store"], SimpleNamespace(**plan["settings"]), plan["versions"], _libpq(uri))
     found = lead.newest(store, project)
-    begun, last = lead.good(*found) if found else (0.0, None)
-    before = Result("done", begun, "", last) if last else Result()
-    end = float(plan.get("lease_end", 0.0))
+    begun, good = lead.good(*found) if found else (0.0, None)
+    before = Result("done", begun, "", good) if good else Result()
+    last: dict[str, Any] = {}
     try:
-        at = lead.begins(end, project, engine, found, now)
-        if not at and not due(schedule, before, now):
+        place = last_store or store
+        found = found if place is store else lead.newest(place, project)
+        last = last_in_cluster.expected(float(plan.get("lease_end", 0.0)), project, engine, found, now)
+        begins = last["end"] - last["lead"] if last else 0.0
+        if last and begins <= now + last_in_cluster.SOON:
+            _log(f"the last backup of the lease begins in {max(begins - now, 0.0):.0f} seconds")
+            current = lambda: _is_given(plan, *OF_THE_LEASE)  # noqa: E731
+            return last_in_cluster.LastBackup(project, engine, place, Log(), last, tell, current, good).run()
+        if not due(schedule, before, now):
             _log("no backup is due yet")
-            return before
-        if at:
-            _log(f"the last backup of the lease begins in {at - now:.0f} seconds")
-            time.sleep(at - now)
-        return _back_up(schedule, project, engine, store, time.time() if at else now, last=bool(at))
+            return replace(before, last=last)
+        if last and now + MARGIN * last["needs"] > begins:
+            _log("the last backup of the lease goes first")
+            return replace(before, last=last)
+        return replace(_back_up(schedule, project, engine, store, now), last=last)
     except TrackbedError as error:
         _log(error.message, *error.details)
-        return Result("failed", now, error.message, before.good)
+        return Result("failed", now, error.message, before.good, last)
 
 
-def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, now: float, last: bool = False) -> Result:
-    """``last``: it is the last one of a lease, which is read back, and nothing is forgotten after it."""
+def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, now: float) -> Result:
     log = Log()
-    # A restore drops the database that it has replaced before its objects, and this session with it: then a backup that
-    # was being made is not one.
-    with database.session(engine, project.state.active["database"]) as held:
-        added = create.add(project, engine, store, log)
-        try:
-            held.ask("SELECT 1")
-        except TrackbedError:
-            for path in (f"backups/{added.name}.json", f"copies/{added.name}.json"):
-                store.remove(path)
-            raise TrackbedError("the project's data were replaced meanwhile", "the next run backs up the new") from None
+    added = last_in_cluster.add(project, engine, store, log)
     health = create.health(store, added)
     _log(create.words(added.manifest), create.stored(added.manifest), *health.lines)
     good = Good(
         time.time(), str(Snapshot(store, added.name)), added.manifest["object_bytes"] + added.manifest["dump_bytes"]
     )
     problem = ""
-    if last and not damage.examine(store, [added.name], all_of_it=False).ok:
-        problem = f"the last backup of the lease is damaged; `invoke backup.verify {schedule.place}` names what"
-    elif last:
-        _log("the last backup of the lease was read back")
-    elif health.damaged:
+    if health.damaged:
         problem = f"earlier backups are damaged; `invoke backup.verify {schedule.place}` names them"
-    elif schedule.keep and _is_current(schedule):
+    elif schedule.keep and _is_given({"schedule": asdict(schedule)}, "schedule"):
         policy = Policy(**{flag.removeprefix(KEEP): count for flag, count in schedule.keep.items()})
         try:
             prune.prune(store, project.settings.project, policy, log)
@@ -168,20 +169,42 @@ def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, no
     return Result("done", now, problem, good)
 
 
-def _is_current(schedule: Schedule) -> bool:
-    """Whether that is the schedule still, whose policy holds: it may have been made again while a backup ran."""
+def _is_given(plan: Mapping[str, Any], *names: str) -> bool:
+    """Whether the plan still says the same under these names: it may have been made again meanwhile."""
     try:
-        return bool(Schedule(**json.loads((GIVEN / PLAN).read_bytes())["schedule"]) == schedule)
-    except (OSError, ValueError, KeyError, TypeError):
+        now = json.loads((GIVEN / PLAN).read_bytes())
+        return all(now.get(name) == plan.get(name) for name in names)
+    except (OSError, ValueError, AttributeError):
         return True  # the Secret went with the schedule, or is as it was
 
 
 def told(result: Result) -> str:
     """As the pod's message, which would be cut in the middle where it is too long, and then tells nothing."""
-    problem = result.problem[:LONGEST_PROBLEM]
-    while len(json.dumps(problem)) > LONGEST_PROBLEM:  # a character takes up to 12 bytes
-        problem = problem[: len(problem) * 3 // 4]
-    return json.dumps({**asdict(result), "problem": problem})
+    last = dict(result.last)
+    if last.get("problem"):
+        last["problem"] = _cut(last["problem"])
+    if last.get("later"):
+        last["later"] = [_cut("; ".join(last["later"]))]
+    last.pop("snapshot", None)  # it may have any length, and only the run itself needs it
+    return json.dumps({**asdict(result), "problem": _cut(result.problem), "last": last})
+
+
+def _cut(text: str) -> str:
+    text = text[:LONGEST]
+    while len(json.dumps(text)) > LONGEST:  # a character takes up to 12 bytes
+        text = text[: len(text) * 3 // 4]
+    return text
+
+
+def _tell(result: Result) -> None:
+    """In the log too: a message is read only once the pod has ended."""
+    text = told(result)
+    MESSAGE.write_text(text)
+    _log(f"{TOLD}{text}")
+
+
+def _opened(plan: Mapping[str, Any], place: str) -> BlobStore:
+    return encrypted.opened(Bucket(place, Access(**plan["access"])), plan["passphrase"], make=True)
 
 
 def main() -> int:
@@ -191,14 +214,13 @@ def main() -> int:
         os.environ["AWS_CA_BUNDLE"] = str(GIVEN / CERTIFICATES)
     now = time.time()
     try:
-        bucket = Bucket(plan["schedule"]["place"], Access(**plan["access"]))
-        store = encrypted.opened(bucket, plan["passphrase"], make=True)
-        result = run(plan, os.environ, store, now)
+        places = {name: _opened(plan, name) for name in {plan["schedule"]["place"], plan["last_place"]}}
+        result = run(plan, os.environ, places[plan["schedule"]["place"]], now, places[plan["last_place"]], _tell)
     except TrackbedError as error:  # the place itself does not answer, or not to this passphrase
         _log(error.message)
         result = Result("failed", now, error.message)
-    MESSAGE.write_text(told(result))
-    return 1 if result.state == "failed" or result.problem else 0
+    _tell(result)
+    return 1 if result.state == "failed" or result.problem or result.last.get("problem") else 0
 
 
 if __name__ == "__main__":

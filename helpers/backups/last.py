@@ -24,7 +24,7 @@ from helpers.leases import last_backup, lease
 from helpers.leases.last_backup import OFTEN, SHORT, Record, Setup, clock
 from helpers.leases.lease import DAY, Lease
 from helpers.project import backup_schedule, shell_environment, state
-from helpers.project.backup_runs import CLUSTER, HOUR, MARGIN
+from helpers.project.backup_runs import CLUSTER, HOUR, LAST_LOOKS, MARGIN
 from helpers.project.project import Project
 from helpers.services import Notice
 from helpers.timers import Timer
@@ -62,12 +62,15 @@ def _follow(project: Project, engine: Engine) -> tuple[str, ...]:
     place = lease.place(settings)
     stays = bool(place) and (bool(elsewhere) or not lease.goes_too(settings, place))
     if ends is None or not stays or not (ends.end or ends.short) or 0 < ends.end <= time.time():
-        return remove(project)
+        in_cluster, told = _is_in_cluster(settings.folder), remove(project)
+        if in_cluster and engine.runs_schedules:  # a schedule goes on without it
+            made = schedule.made(settings.folder)
+            lines = engine.start_schedule() if made and made.runner == CLUSTER else engine.end_schedule()
+            return (*told, *lines)
+        return told
     often = SHORT if ends.short else OFTEN
     if engine.runs_schedules:
-        removed = timers.remove(last_backup.mark(settings))
-        last_backup.save(settings.folder, Setup(place, CLUSTER, often))
-        return removed
+        return _follow_in_cluster(project, engine, place)
     before = last_backup.load(settings.folder)
     same = before and (before.place, before.often) == (place, often)  # another shell makes no difference
     if same and before and timers.installed(last_backup.mark(settings), before.runner):
@@ -85,6 +88,30 @@ def _follow(project: Project, engine: Engine) -> tuple[str, ...]:
     last_backup.save(settings.folder, Setup(place, runner, often, shell_environment.unattended()))
     line = f"{runner} makes a last backup to {place} before the lease ends; it looks every {_minutes(often)}"
     return (line, *more, *about)
+
+
+def _follow_in_cluster(project: Project, engine: Engine, place: str) -> tuple[str, ...]:
+    """Its schedule, or a CronJob for this alone, makes it."""
+    settings, setup = project.settings, Setup(place, CLUSTER, LAST_LOOKS)
+    before = last_backup.load(settings.folder)
+    runs = engine.scheduled_runs() if before == setup else None
+    if runs and runs.installed:
+        return ()
+    _, about = schedule.writable(settings, place, True)
+    removed = timers.remove(last_backup.mark(settings))
+    last_backup.save(settings.folder, setup)
+    try:
+        lines = engine.start_schedule()
+    except TrackbedError:
+        last_backup.end(settings.folder)
+        raise
+    line = f"the cluster makes a last backup to {place} before the lease ends; it looks every {_minutes(LAST_LOOKS)}"
+    return (*removed, *lines, line, *about)
+
+
+def _is_in_cluster(folder: Path) -> bool:
+    setup = last_backup.load(folder)
+    return setup is not None and setup.runner == CLUSTER
 
 
 def _minutes(seconds: float) -> str:

@@ -73,15 +73,3 @@ def needs(now: int, manifest: dict[str, Any] | None, reading: float = 0.0) -> fl
 def lead(needs: float) -> float:
     """Seconds before the end at which it begins."""
     return max(LEAST, MARGIN * needs)
-
-
-def begins(
-    end: float, project: Any, engine: Engine, found: tuple[Snapshot, dict[str, Any]] | None, now: float
-) -> float:
-    """When it begins in a cluster, whose schedule looks each hour: 0 where that is not before the next look, or the
-    newest backup ``found`` is it already."""
-    if not now < end <= now + DAY:
-        return 0.0
-    at = end - lead(needs(size(project, engine), found[1] if found else None))
-    made = good(*found)[0] if found else 0.0
-    return max(at, now) if at <= now + HOUR and made < at else 0.0

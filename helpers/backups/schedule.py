@@ -61,17 +61,19 @@ def set_up(project: Project) -> tuple[str, ...]:
 def _put_back(engine: Engine, folder: Path, runner: str) -> Iterator[None]:
     """Where a schedule of the cluster cannot be made within it, the cluster runs the earlier one again, or none. What
     runs one on this machine sees to that itself."""
-    before = _made(folder)
+    before = made(folder)
     try:
         yield
     except BaseException:
         if runner == CLUSTER:
             with suppress(TrackbedError):  # it does not answer: `status` tells what runs there
-                engine.start_schedule() if before and before.runner == CLUSTER else engine.end_schedule()
+                of_lease = last_backup.load(folder)
+                stays = any(one and one.runner == CLUSTER for one in (before, of_lease))
+                engine.start_schedule() if stays else engine.end_schedule()
         raise
 
 
-def _made(folder: Path) -> Schedule | None:
+def made(folder: Path) -> Schedule | None:
     """The schedule that is there; None also for one that is damaged."""
     with suppress(TrackbedError):
         return backup_schedule.load(folder)
@@ -106,8 +108,8 @@ def remove(project: Project) -> tuple[str, ...]:
     """End the schedule; nothing where there is none. Gives what to tell. The backups stay."""
     settings, name = project.settings, backup_schedule.mark(project.settings)
     removed = timers.remove(name)
-    made = _made(settings.folder)  # of one that is damaged the CronJob ends with the next start or stop
-    if made and made.runner == CLUSTER and project.state.engine:
+    before = made(settings.folder)  # of one that is damaged the CronJob ends with the next start or stop
+    if before and before.runner == CLUSTER and project.state.engine:
         removed += select.current(project).end_schedule()
     backup_schedule.forget(settings.folder)
     return removed

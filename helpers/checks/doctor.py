@@ -291,7 +291,7 @@ def examine(project: Project) -> list[Finding]:
     return [
         *result,
         *_check_engine(project, choice.engine),
-        *lease.findings(settings, elsewhere(choice.engine)),
+        *lease.findings(settings, elsewhere(choice.engine), choice.engine.scheduled_runs),
         *backup_schedule.findings(settings, choice.engine.scheduled_runs),
         *_check_address(settings, choice.engine),
     ]

@@ -53,7 +53,7 @@ def up(given: Flags, start: Start, on_boot: str | bool | None) -> None:
         engine = view.source or status.running(project)
         for line in (*schedule.follow(project), *last.follow(project, engine)):
             console.notice(line)
-        if seen := lease.look(project.settings, status.elsewhere(engine)):
+        if seen := lease.look(project.settings, status.elsewhere(engine), engine.scheduled_runs):
             show_finding(seen[0])
     if chosen is not None:
         for line in lifecycle.start_at_boot(project, chosen == "true"):

@@ -64,7 +64,7 @@ def status(given: Flags, format: str, json: bool, check: bool = False) -> int:
     engine = select.current(project)
     view = inspection.overview(engine, detail=True)
     backups, schedule = backup_schedule.look(project.settings, engine.scheduled_runs) or (None, None)
-    ends, end = lease.look(project.settings, inspection.elsewhere(engine)) or (None, None)
+    ends, end = lease.look(project.settings, inspection.elsewhere(engine), engine.scheduled_runs) or (None, None)
     if format == "json":
         console.as_json({**_as_data(project, view, schedule), "lease": end})
     elif format == "env":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 
 from helpers import timers
+from helpers.errors import TrackbedError
 from helpers.leases import records
 from helpers.project import backup_schedule
-from helpers.project.backup_runs import CLUSTER, LEAST
+from helpers.project.backup_runs import CLUSTER, LEAST, Runs
+from helpers.project.backup_schedule import OfEngine
 from helpers.settings import Settings
 
 SETUP, RECORD, LOCK = "last-backup.json", "last-backup-result.json", "last-backup.lock"
@@ -111,23 +114,49 @@ class Condition:
     data: dict[str, object] | None = None
 
 
-def condition(settings: Settings, end: float, announced: bool, now: float) -> Condition:
-    """How it stands, where a lease ends at ``end`` (0: nobody knows when)."""
-    setup, seen = load(settings.folder), record(settings.folder, end)
+def heard(folder: Path, runs: Runs) -> None:
+    """Keep what a pod of the cluster tells of it; a later run that has made none yet does not hide one that has."""
+    plain, told = Record(), runs.last
+    values = {one.name: told[one.name] for one in fields(Record) if type(told.get(one.name)) is _type(plain, one.name)}
+    seen = replace(plain, **values)
+    before = record(folder, seen.end)
+    if seen.backup and seen.moment >= before.moment:
+        replace(seen, reading=before.reading).save(folder)
+    elif told and before.backup and seen.state == "failed" and seen.tried >= before.tried:
+        replace(before, state="failed", problem=seen.problem).save(folder)
+    elif told and not before.backup:
+        seen.save(folder)
+
+
+def _type(plain: Record, name: str) -> type:
+    return type(getattr(plain, name))
+
+
+def condition(
+    settings: Settings, end: float, announced: bool, now: float, of_engine: OfEngine = backup_schedule.nothing
+) -> Condition:
+    """How it stands, where a lease ends at ``end`` (0: nobody knows when). ``of_engine``: asks an engine that may make
+    it itself."""
+    setup = load(settings.folder)
+    runs = of_engine() if setup and setup.runner == CLUSTER else None
+    if runs:
+        with suppress(TrackbedError):  # another account looks: it is told all the same
+            heard(settings.folder, runs)
+    seen = record(settings.folder, end)
     if setup is None and not seen.backup:
         return Condition(problem="no last backup is set up", fix=SET_UP)
     if setup is None:
         return Condition(_made(seen), "no later one is set up", SET_UP, True, _data(seen, announced, now))
-    if setup.runner == CLUSTER:
-        return _of_cluster(settings, end)
-    if not timers.installed(mark(settings), setup.runner):
-        return Condition(problem=f"{setup.runner} no longer runs the last backup", fix=SET_UP)
+    if not (runs.installed if runs else setup.runner == CLUSTER or timers.installed(mark(settings), setup.runner)):
+        return Condition(problem=f"the {setup.runner} no longer makes the last backup", fix=SET_UP)
     if not end:
         return Condition(f"its last backup to {setup.place} begins with the notice")
     begins = seen.begins(announced)
     problem = fix = ""
     if seen.state == "failed":
         problem, fix = f"its last backup failed: {seen.problem}", "`invoke backup.last` tries it now"
+    elif not seen.backup and runs and runs.result.state == "failed":
+        problem, fix = f"a look of the cluster failed: {runs.result.problem}", "`invoke backup.last` makes it now"
     elif not seen.backup and seen.state != "running" and begins + 2 * setup.often < now:
         problem, fix = "its last backup was to begin by now, and did not", "`invoke backup.last` makes it now"
     elif seen.problem:
@@ -163,17 +192,6 @@ def _line(seen: Record, setup: Setup, begins: float, now: float) -> str:
         return f"its last backup to {setup.place} is being made"
     when = f"begins {clock(begins)}" if begins > now else "is due"
     return f"its last backup to {setup.place} {when}"
-
-
-def _of_cluster(settings: Settings, end: float) -> Condition:
-    """What its schedule does there: a pod of it waits for the time."""
-    if not backup_schedule.exists(settings):
-        return Condition(
-            problem="no last backup is made: in a cluster its schedule makes it, and there is none",
-            fix="`invoke backup.schedule --every=6h --to=s3://BUCKET/PREFIX`",
-        )
-    begins = f" before {clock(end - LEAST)}" if end else ""
-    return Condition(f"the schedule in the cluster makes the last backup{begins}")
 
 
 def clock(seconds: float) -> str:

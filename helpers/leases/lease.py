@@ -15,6 +15,7 @@ from helpers.leases import blazar, last_backup, notices, records
 from helpers.machine import existing
 from helpers.plurals import counted
 from helpers.project import backup_schedule
+from helpers.project.backup_schedule import OfEngine
 from helpers.settings import BY_NAME, Settings
 
 FILE = "lease.json"
@@ -106,13 +107,19 @@ def goes_too(settings: Settings, where: str) -> bool:
         return False
 
 
-def look(settings: Settings, elsewhere: str = "") -> tuple[Finding, dict[str, object]] | None:
-    """How the lease stands, in words and as data; None without LEASE_END. ``elsewhere``: as `current` takes it."""
+def look(
+    settings: Settings, elsewhere: str = "", of_engine: OfEngine = backup_schedule.nothing
+) -> tuple[Finding, dict[str, object]] | None:
+    """How the lease stands, in words and as data; None without LEASE_END. ``elsewhere``: as `current` takes it;
+    ``of_engine``: asks an engine that may make the last backup itself."""
     lease = current(settings, elsewhere=elsewhere)
     if lease is None:
         return None
     now, where = time.time(), place(settings)
-    last = last_backup.condition(settings, lease.end, bool(lease.announced), now)
+    try:
+        last = last_backup.condition(settings, lease.end, bool(lease.announced), now, of_engine)
+    except TrackbedError as error:
+        last = last_backup.Condition(problem=error.message, fix=error.hint)
     problem, fix = _problem(settings, lease, where, now, elsewhere)
     if not problem:
         problem, fix = last.problem, last.fix
@@ -134,9 +141,9 @@ def look(settings: Settings, elsewhere: str = "") -> tuple[Finding, dict[str, ob
     return Finding(level, "lease", "; ".join(filter(None, words)), fix), data
 
 
-def findings(settings: Settings, elsewhere: str = "") -> list[Finding]:
+def findings(settings: Settings, elsewhere: str = "", of_engine: OfEngine = backup_schedule.nothing) -> list[Finding]:
     """For `invoke doctor`; none without LEASE_END."""
-    seen = look(settings, elsewhere)
+    seen = look(settings, elsewhere, of_engine)
     return [seen[0]] if seen else []
 
 

@@ -17,9 +17,11 @@ RESULT = "backup-result.json"
 MADE = "backup-made.json"
 KEEP = "--keep-"  # what the flags of a policy begin with
 CLUSTER = "cluster"  # the runner of a schedule that the engine itself runs
+TOLD = "told: "  # what a line of a pod's log begins with that has a Result as JSON
 HOUR = 3600.0
 LEAST = 900.0  # seconds before the end of a lease at which its last backup begins at the latest
 MARGIN = 1.5  # what it may take longer than it is expected to
+LAST_LOOKS = 600.0  # seconds between two looks of a cluster at a lease that ends
 EARLY = 600.0  # seconds by which a look at the clock may come early, and counts
 
 
@@ -69,12 +71,14 @@ class Good:
 
 @dataclass(frozen=True)
 class Result:
-    """How the last run went. ``state``: running, done, failed, or skipped while the project was stopped."""
+    """How the last run went. ``state``: running, done, failed, or skipped while the project was stopped. ``last``: what
+    a pod tells of the last backup of a lease, by the names of its record."""
 
     state: str = ""
     started: float = 0.0
     problem: str = ""
     good: Good | None = None
+    last: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, content: Any) -> Result:
@@ -85,6 +89,7 @@ class Result:
             float(content["started"]),
             str(content["problem"]),
             Good.parse(good) if good else None,
+            dict(content.get("last") or {}),
         )
 
     def save(self, folder: Path) -> None:
@@ -93,15 +98,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Runs:
-    """What an engine tells of a schedule that it runs itself. ``installed``: whether it still does."""
+    """What an engine tells of a schedule that it runs itself. ``installed``: whether it still does; ``last``: what its
+    newest run tells of the last backup of a lease."""
 
     result: Result
     installed: bool = True
     under_way: bool = False
+    last: dict[str, Any] = field(default_factory=dict)
 
 
 def due(schedule: Schedule, result: Result, now: float) -> bool:
     """Whether it is time. A backup that failed, or was killed, is tried again each hour."""
+    if not schedule.every:  # it makes the last backup of a lease alone
+        return False
     return result.state != "done" or now >= result.started + schedule.every - EARLY or now < result.started
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from helpers.backups import create, damage, in_cluster, lead, prune, repository_writer
+from helpers.backups import create, damage, in_cluster, last_in_cluster, later, lead, prune, repository_writer
 from helpers.backups.storage import Folder
 from helpers.data import database
 from helpers.engines.kubernetes import kustomization, scheduled_backups
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.errors import TrackbedError
+from helpers.leases.last_backup import Record
 from helpers.project import backup_schedule
 from helpers.project.backup_runs import CLUSTER, HOUR, Good, Result, Runs, Schedule
 from tests.unit.fake_kubectl import FakeKubectl
@@ -123,9 +124,12 @@ def test_data_that_were_replaced_meanwhile_are_no_backup(
 )
 def test_what_a_pod_tells_is_never_too_long_for_its_message(problem: str) -> None:
     good = Good(NOW, f"s3://{'b' * 63}/{'p' * 200}/trackbed-lab-20260101T000000Z", 2**40)
-    text = in_cluster.told(Result("failed", NOW, problem, good))
+    record = asdict(
+        Record(NOW, 1e3, 1e3, NOW, "failed", problem, NOW, good.backup, NOW, "1:1:" + "7," * 2000, "d" * 63)
+    )
+    text = in_cluster.told(Result("failed", NOW, problem, good, {**record, "later": [problem]}))
     said = Result.parse(json.loads(text))
-    assert len(text.encode()) <= 4096 and said.good == good
+    assert len(text.encode()) <= 4096 and said.good == good and said.last["backup"] == good.backup
     assert said.problem and problem.startswith(said.problem)
 
 
@@ -138,35 +142,135 @@ def test_an_earlier_backup_that_is_damaged_is_none(tmp_path: Path, held: list[st
     )
 
 
-@pytest.mark.parametrize("looks", [[3.5], [3.5, 4.5, 5.4]])
-def test_the_last_backup_of_a_lease_in_a_cluster(
-    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, looks: list[float]
-) -> None:
-    """Its pods look each hour: the one before its time waits for that."""
-    store, now = Folder(tmp_path / "repo"), time.time()
-    adds(monkeypatch, store)
-    slept, pruned, sleep = list[float](), list[Any](), time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: slept.append(seconds) if seconds > 60 else sleep(seconds))
+class Clock:
+    """Time that passes only while somebody sleeps; ``events`` happen then."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.events, self.really = time.time(), list[tuple[float, Any]](), time.sleep
+        monkeypatch.setattr(time, "time", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        assert 0 < seconds <= last_in_cluster.NAP
+        if seconds <= 1:  # a repository's names have whole seconds
+            self.really(seconds)
+            return
+        self.now += seconds
+        while self.events and self.events[0][0] <= self.now:
+            self.events.pop(0)[1]()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(lead, "size", lambda project, engine: 2**20)
-    monkeypatch.setattr(prune, "prune", lambda *_: pruned.append(1))
-    given = plan(lease_end=now + 5 * HOUR)
-    in_cluster.run(given, ENVIRON, store, now)
-    for at in looks:
-        result = in_cluster.run(given, ENVIRON, store, now + at * HOUR)
-    assert not slept or slept == [pytest.approx(5 * HOUR - 900 - 4.5 * HOUR)]
-    made = len(list((tmp_path / "repo" / "backups").iterdir()))
-    assert result.state == "done" and made == (1 if len(looks) == 1 else 2) and pruned == [1]
+    monkeypatch.setattr(prune, "prune", lambda *_: None)
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def after(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What came after the last backup, which holds what came before."""
+    lines: list[str] = []
+    asked = iter(range(10**6))
+
+    def written(engine: Any, base: str, snapshot: str, backup: Any, progress: Any) -> tuple[str, ...]:
+        next(asked)
+        return tuple(lines)
+
+    monkeypatch.setattr(later, "written", written)
+    return lines
+
+
+def test_the_last_backup_of_a_lease_is_made_in_time_and_again_while_something_comes_after_it(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
+) -> None:
+    store, begun = Folder(tmp_path / "repo"), clock.now
+    end, told = begun + 1000, list[Result]()
+    add = adds(monkeypatch, store)
+    original = create.add
+
+    def made(*words: Any) -> Any:
+        after.clear()
+        clock.now += 20
+        return original(*words)
+
+    monkeypatch.setattr(create, "add", made)
+    clock.events = [
+        (end - 600, lambda: after.append("written after it: 1 run")),
+        (end - 20, lambda: after.append("1 artifact")),
+    ]
+    result = in_cluster.run(plan(lease_end=end), ENVIRON, store, begun, None, told.append)
+    assert len(add) == 2 and [one.last["state"] for one in told if one.last["state"] == "running"] == ["running"] * 2
+    first = next(one.last for one in told if one.last["state"] == "running")
+    assert first["tried"] == pytest.approx(end - 900)  # not earlier than it has to be
+    assert result.state == "done" and result.last["later"] == ["1 artifact"]  # there was no time for a third
+    assert end - 31 <= result.last["looked"] <= end and result.good and result.last["backup"] == result.good.backup
+    assert json.loads(in_cluster.told(result))["last"]["later"] == ["1 artifact"]
+
+
+def test_a_pod_without_a_schedule_makes_the_last_backup_alone(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
+) -> None:
+    store = Folder(tmp_path / "repo")
+    seen = adds(monkeypatch, store)
+    alone = plan(schedule=asdict(replace(EVERY6H, every=0.0)), lease_end=clock.now + 5 * HOUR)
+    early = in_cluster.run(alone, ENVIRON, store, clock.now)
+    assert not seen and early.last["lead"] == 900.0 and not early.good
+    clock.now += 4.9 * HOUR
+    assert in_cluster.run(alone, ENVIRON, store, clock.now).last["state"] == "done" and len(seen) == 1
+
+
+def test_the_last_backup_goes_before_a_scheduled_one(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
+) -> None:
+    store = Folder(tmp_path / "repo")
+    seen = adds(monkeypatch, store)
+    monkeypatch.setattr(lead, "needs", lambda *_: 2000.0)
+    in_cluster.run(plan(lease_end=clock.now + 5800), ENVIRON, store, clock.now)
+    assert not seen  # it would be at work when the last one begins
+    in_cluster.run(plan(lease_end=clock.now + 9 * HOUR), ENVIRON, store, clock.now)
+    assert len(seen) == 1
+
+
+def test_a_lease_that_is_extended_ends_the_wait(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
+) -> None:
+    store, end = Folder(tmp_path / "repo"), clock.now + 1700
+    seen, given = adds(monkeypatch, store), tmp_path / "given"
+    given.mkdir()
+    monkeypatch.setattr(in_cluster, "GIVEN", given)
+    (given / in_cluster.PLAN).write_text(json.dumps(plan(lease_end=end)))
+    new = json.dumps(plan(lease_end=end + DAY))
+    clock.events = [(clock.now + 100, lambda: (given / in_cluster.PLAN).write_text(new))]
+    result = in_cluster.run(plan(lease_end=end), ENVIRON, store, clock.now)
+    assert result.state == "done" and not seen and clock.now < end - 900
 
 
 def test_a_last_backup_that_is_damaged_is_told(
-    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
 ) -> None:
-    store, now = Folder(tmp_path / "repo"), time.time()
+    store = Folder(tmp_path / "repo")
     adds(monkeypatch, store)
-    monkeypatch.setattr(lead, "size", lambda project, engine: 2**20)
     monkeypatch.setattr(damage, "examine", lambda *_, **named: SimpleNamespace(ok=False))
-    result = in_cluster.run(plan(lease_end=now + 600), ENVIRON, store, now)
-    assert result.state == "done" and "is damaged" in result.problem and result.good
+    result = in_cluster.run(plan(lease_end=clock.now + 600), ENVIRON, store, clock.now)
+    assert result.state == "failed" and "cannot be read back" in result.last["problem"] and "backup" not in result.last
+
+
+def test_where_nobody_can_tell_what_came_after_it_there_is_another_one(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    store = Folder(tmp_path / "repo")
+    seen = adds(monkeypatch, store)
+    answers = iter([TrackbedError("no answer", "")])
+
+    def written(*_: Any) -> tuple[str, ...]:
+        for error in answers:
+            raise error
+        return ()
+
+    monkeypatch.setattr(later, "written", written)
+    result = in_cluster.run(plan(lease_end=clock.now + 600), ENVIRON, store, clock.now)
+    assert result.state == "done" and len(seen) == 2 and result.last["later"] == []
 
 
 # what is told of the runs

@@ -9,6 +9,7 @@ from typing import Any
 
 from helpers import code_bundle
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
+from helpers.project.backup_runs import LAST_LOOKS
 
 PROGRAM = "helpers.backups.in_cluster"
 LACKING = ("tenacity",)  # what it needs and MLflow's image does not have
@@ -20,6 +21,19 @@ def code() -> bytes:
     return code_bundle.bundle(PROGRAM, LACKING)
 
 
+def lease_end(deployment: KubernetesDeployment) -> float:
+    """In seconds since the epoch; 0 where the pods make no last backup."""
+    ends = deployment.settings.lease_end if deployment.last_place else ""
+    return datetime.fromisoformat(ends).timestamp() if ends and ends != "auto" else 0.0
+
+
+def looks(deployment: KubernetesDeployment) -> str:
+    """When a pod looks, as a CronJob has it: each hour, and more often where a lease ends."""
+    assert deployment.scheduled is not None
+    minute, often = deployment.scheduled.minute, round(LAST_LOOKS / 60)
+    return f"{minute % often}-59/{often} * * * *" if lease_end(deployment) else f"{minute} * * * *"
+
+
 def plan(deployment: KubernetesDeployment, images: Mapping[str, str]) -> dict[str, Any]:
     """What a pod is told, the keys of the bucket and the passphrase among it. The active database and prefix it has
     from MLflow's own ConfigMap."""
@@ -27,9 +41,8 @@ def plan(deployment: KubernetesDeployment, images: Mapping[str, str]) -> dict[st
     assert schedule is not None
     return {
         "schedule": {**asdict(schedule), "environment": {}},
-        "lease_end": datetime.fromisoformat(ends).timestamp()
-        if (ends := settings.lease_end) and ends != "auto"
-        else 0.0,
+        "lease_end": lease_end(deployment),
+        "last_place": deployment.last_place or schedule.place,
         "project": settings.project,
         "instance": state.instance,
         "engine": "kubernetes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from helpers.engines import container_secrets
 from helpers.engines.kubernetes import objects, target
 from helpers.engines.kubernetes.kubectl import Kubectl
 from helpers.errors import TrackbedError, WrongProject
+from helpers.leases import last_backup
 from helpers.project import backup_schedule, deployment, mlflow_jobs, shell_environment, workspace_folder
 from helpers.project.backup_runs import CLUSTER, Schedule
 from helpers.project.project import Project
@@ -47,11 +47,24 @@ class KubernetesDeployment(deployment.Deployment):
 
     @property
     def scheduled(self) -> Schedule | None:
-        """The schedule of backups that the cluster runs; one that is damaged is told of by `status`."""
-        with suppress(TrackbedError):
+        """The schedule of backups that the cluster runs, whose ``every`` is 0 where it makes the last backup of a lease
+        alone; one that is damaged is told of by `status`."""
+        if self.notebook_only:
+            return None
+        try:
             made = backup_schedule.load(self.settings.folder)
-            return made if made and made.runner == CLUSTER and not self.notebook_only else None
-        return None
+        except TrackbedError:
+            return None
+        if made and made.runner == CLUSTER:
+            return made
+        place = self.last_place
+        return Schedule(0.0, place, 0.0, CLUSTER, 0) if place else None
+
+    @property
+    def last_place(self) -> str:
+        """Where the cluster makes the last backup of a lease to; "" where it makes none."""
+        setup = last_backup.load(self.settings.folder)
+        return setup.place if setup and setup.runner == CLUSTER else ""
 
     @property
     def where(self) -> str:

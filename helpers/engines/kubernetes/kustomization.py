@@ -9,7 +9,7 @@ from typing import Any
 
 from helpers import database_settings, digests, urls
 from helpers.engines import gateway_spec, jupyterlab
-from helpers.engines.kubernetes import exposure, objects, pushed, secrets
+from helpers.engines.kubernetes import backup_plan, exposure, objects, pushed, secrets
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.gpus import Gpus
 from helpers.engines.kubernetes.images import Images
@@ -54,8 +54,8 @@ def kustomization(
         maps |= environments(deployment)
     if deployment.is_public:
         patches.append(_gateway_patch(deployment))
-    if scheduled := deployment.scheduled:
-        patches.append(_patch("CronJob", "backup", {"schedule": f"{scheduled.minute} * * * *"}, "batch/v1"))
+    if deployment.scheduled:
+        patches.append(_patch("CronJob", "backup", {"schedule": backup_plan.looks(deployment)}, "batch/v1"))
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",

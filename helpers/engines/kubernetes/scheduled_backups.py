@@ -6,14 +6,17 @@ import base64
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from helpers.engines.kubernetes import backup_plan, objects, pods, secrets
 from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
 from helpers.engines.kubernetes.kubectl import Object
 from helpers.engines.kubernetes.rendering import Rendering
+from helpers.leases import last_backup
 from helpers.project import backup_schedule, users
-from helpers.project.backup_runs import Result, Runs
+from helpers.project.backup_runs import TOLD, Result, Runs
 from helpers.services import State
 
 NAME = "backup"  # of the CronJob, of its pods' container, and their component
@@ -63,13 +66,28 @@ class ScheduledBackups(KubernetesComponent):
             return None
         installed = self.kubectl.find("cronjob", NAME) is not None
         listed = self.kubectl.listed(KINDS, f"{self.deployment.selector},{objects.PART}={NAME}")
-        return runs(listed, installed, time.time(), schedule.since)
+        seen = runs(listed, installed, time.time(), schedule.since)
+        if self.deployment.last_place:
+            running = next((one for one in listed if objects.kind(one) == "Pod" and "running" in _container(one)), None)
+            seen = replace(seen, last=(running and self._told(objects.name(running))) or seen.last)
+        return seen
+
+    def _told(self, pod: str) -> dict[str, Any]:
+        """What a pod that runs tells of the last backup of a lease; {} where that is nothing."""
+        done = self.kubectl.run("logs", pod, f"--container={NAME}", "--tail=200", "--request-timeout=20s")
+        for line in reversed(done.stdout.splitlines()):
+            with suppress(KeyError, TypeError, ValueError, AttributeError):
+                if line.startswith(TOLD):
+                    return Result.parse(json.loads(line.removeprefix(TOLD))).last
+        return {}
 
     def remember(self) -> None:
-        """Keep what is known of the last good backup, which goes with the Jobs."""
+        """Keep what is known of the last good backup, and of the last one of a lease, which goes with the Jobs."""
+        folder = self.deployment.settings.folder
         if (seen := self.runs()) and seen.installed:
-            good = seen.result.good or backup_schedule.load_result(self.deployment.settings.folder).good
-            Result("skipped", time.time(), "", good).save(self.deployment.settings.folder)
+            good = seen.result.good or backup_schedule.load_result(folder).good
+            Result("skipped", time.time(), "", good).save(folder)
+            last_backup.heard(folder, seen)
 
 
 def _is_ours(thing: Object) -> bool:
@@ -95,12 +113,13 @@ def runs(listed: list[Object], installed: bool, now: float, since: float = 0.0) 
             results.append(result)
     if not results:
         return Runs(Result(), installed, under_way)
+    told = next((one.last for one in results if one.last), {})
     last = results[0]
     if last.state == "done" and last.good and not last.problem:  # a look that found nothing due says nothing else
         same = (one.problem for one in results if one.good == last.good and one.problem)
         last = Result(last.state, last.started, next(same, ""), last.good)
     good = last.good or next((one.good for one in results if one.good), None)
-    return Runs(Result(last.state, last.started, last.problem, good), installed, under_way)
+    return Runs(Result(last.state, last.started, last.problem, good), installed, under_way, told)
 
 
 def _result(job: Object, pod: Object | None, now: float) -> Result | None:

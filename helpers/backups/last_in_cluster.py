@@ -1,0 +1,139 @@
+"""The last backup of a lease, in a pod of the cluster: made in time, read back, and made again while something comes
+after it. What is told of it has the names of helpers/leases/last_backup.py's record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from helpers.backups import create, damage, later, lead
+from helpers.backups.repository import Snapshot
+from helpers.data import database
+from helpers.errors import TrackbedError
+from helpers.project.backup_runs import HOUR, LAST_LOOKS, MARGIN, Good, Result
+
+if TYPE_CHECKING:
+    from helpers.backups.storage import BlobStore
+    from helpers.services import ProgressReporter
+
+DAY = 24 * HOUR
+SOON = 1.5 * LAST_LOOKS  # seconds: what begins before that is waited for
+NAP = 30.0  # seconds after which it is looked whether the lease ends as it was told
+SELDOM, OFTEN = 300.0, 15.0  # seconds between two looks at what came after: the nearer the end, the more often
+UNTOLD = "nobody can tell yet what came after it"
+REPLACED = ("the project's data were replaced meanwhile", "the next run backs up the new")
+
+
+def expected(end: float, project: Any, engine: Any, found: tuple[Snapshot, dict[str, Any]] | None, now: float) -> Any:
+    """What is told of it before it is made; {} where the lease does not end within the next day, or nobody named it."""
+    if not now < end <= now + DAY:
+        return {}
+    needs = lead.needs(lead.size(project, engine), found[1] if found else None)
+    return {"end": end, "needs": needs, "lead": lead.lead(needs), "measured": now}
+
+
+def add(project: Any, engine: Any, store: BlobStore, log: ProgressReporter) -> create.Added:
+    """One more backup of data that stay the project's until it is made. Raises TrackbedError."""
+    # A restore drops the database that it has replaced before its objects, and this session with it: then a backup that
+    # was being made is not one.
+    with database.session(engine, project.state.active["database"]) as held:
+        added = create.add(project, engine, store, log)
+        try:
+            held.ask("SELECT 1")
+        except TrackbedError:
+            for path in (f"backups/{added.name}.json", f"copies/{added.name}.json"):
+                store.remove(path)
+            raise TrackbedError(*REPLACED) from None
+    return added
+
+
+@dataclass
+class LastBackup:
+    """``told``: what is told of it by now; ``tell`` hands it over; ``current``: whether the lease is what it was."""
+
+    project: Any
+    engine: Any
+    store: BlobStore
+    log: ProgressReporter
+    told: dict[str, Any]
+    tell: Callable[[Result], None]
+    current: Callable[[], bool]
+    good: Good | None = None
+
+    def run(self) -> Result:
+        """Until the lease ends, or is another. Gives how it went."""
+        end = float(self.told["end"])
+        if not self._wait(end - self.told["lead"] - time.time()):
+            return self._result("done")
+        snapshot: Snapshot | None = None
+        try:
+            while time.time() < end:
+                if snapshot is None or (self.told["later"] and time.time() + MARGIN * self.told["took"] <= end):
+                    snapshot = self._make()
+                began = time.time()
+                self._look(snapshot)
+                left, took = end - time.time(), time.time() - began
+                pause = max(OFTEN, 4 * took, min(SELDOM, left / 10))
+                if pause >= left or not self._wait(pause):
+                    break
+        except TrackbedError as error:
+            self.told |= {"state": "failed", "problem": error.message}
+            return self._hand_over("failed")
+        return self._result("done")
+
+    def _wait(self, seconds: float) -> bool:
+        """Whether the lease still ends as it did; at once where it does not."""
+        end = time.time() + seconds
+        while (left := end - time.time()) > 0 and self.current():
+            time.sleep(min(left, NAP))
+        return self.current()
+
+    def _make(self) -> Snapshot:
+        """Make it and read it back."""
+        begun = time.time()
+        self.told |= {"state": "running", "problem": "", "tried": begun}
+        self._hand_over("running")
+        added = add(self.project, self.engine, self.store, self.log)
+        snapshot = Snapshot(self.store, added.name)
+        if not damage.examine(self.store, [added.name], all_of_it=False).ok:
+            raise TrackbedError(f"{snapshot} cannot be read back", f"`invoke backup.verify {self.store}` names what")
+        health = create.health(self.store, added)
+        self.log.step(create.words(added.manifest))
+        moment, seen = later.moment(added.manifest)
+        active = self.project.state.active
+        self.told |= {
+            "state": "done",
+            "problem": "it lacks files of the workspace, or earlier backups are damaged" if health.damaged else "",
+            "backup": str(snapshot),
+            "moment": moment,
+            "snapshot": seen,
+            "database": active["database"],
+            "prefix": active["prefix"],
+            "took": time.time() - begun,
+            "later": [UNTOLD],
+            "looked": time.time(),
+        }
+        size = int(added.manifest["object_bytes"]) + int(added.manifest["dump_bytes"])
+        self.good = Good(time.time(), str(snapshot), size)
+        return snapshot
+
+    def _look(self, snapshot: Snapshot) -> None:
+        """What came after it; where nobody can tell, there will be another one."""
+        active = self.project.state.active
+        try:
+            lines = later.written(self.engine, active["database"], self.told["snapshot"], snapshot, self.log)
+        except TrackbedError as error:
+            self.told["later"] = [f"{UNTOLD}: {error.message}"]
+        else:
+            self.told |= {"later": list(lines), "looked": time.time()}
+        self._hand_over("done")
+
+    def _result(self, state: str) -> Result:
+        return Result(state, float(self.told.get("tried") or self.told["measured"]), "", self.good, dict(self.told))
+
+    def _hand_over(self, state: str) -> Result:
+        result = self._result(state)
+        self.tell(result)
+        return result
