@@ -7,6 +7,7 @@ from pathlib import Path
 
 from helpers import gateway, lifecycle, start, status
 from helpers.backups import create, locations, switchover, unpack
+from helpers.backups.restore import WorkspaceFiles
 from helpers.data import artifacts, move_note
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
@@ -74,7 +75,10 @@ def _carry(project: Project, old: Engine, target: Project, progress: ProgressRep
     progress.step(f"backing up the {old.name} engine")
     old.halt(MLFLOW, progress)  # nothing is acknowledged any more from here on
     path = locations.archive_path(project.settings, "move-")
-    create.make(project, old, path, progress)
+    files = WorkspaceFiles(_has_other_files(old, select.make(target, target.state.engine)))
+    _, kept = create.make(project, old, path, progress, with_workspace=files.asked)
+    for line in kept.lines:
+        notice(line)
     whole = unpack.verify(path, progress)
     # with the server stopped nothing comes or goes: what is missing now would be deleted with the source
     if (held := artifacts.count(old)) != whole.objects:
@@ -85,6 +89,19 @@ def _carry(project: Project, old: Engine, target: Project, progress: ProgressRep
     old.stop(progress)  # the ports are needed on the other side
     select.make(target, target.state.engine).take_workspace(progress)
     _, other = start.bring_up(target, progress, notice)
-    new = unpack.copy(target, other, path, whole, progress, notice)
-    switchover.switch_to(target, new, progress, notice)
+    try:
+        stage = lambda members: files.stage(other, whole, members, progress)  # noqa: E731
+        new = unpack.copy(target, other, path, whole, progress, notice, stage)
+        switchover.switch_to(target, new, progress, notice)
+    except BaseException:
+        files.drop(other)
+        raise
+    files.place(other)
+    for line in files.lines:
+        notice(line)
     return path
+
+
+def _has_other_files(old: Engine, new: Engine) -> bool:
+    """Whether the notebook of the new engine sees another workspace; on one machine it is the same folder."""
+    return old.in_cluster or new.in_cluster or old.host.url != new.host.url

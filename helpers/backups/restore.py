@@ -83,7 +83,7 @@ def restore(
     with lifecycle.changing(target, notice):
         credentials.learn(target.settings, _secrets(rest))
         target.reread_credentials()
-        files = _Files(with_workspace)
+        files = WorkspaceFiles(with_workspace)
         before = _replace(target, source, rest, progress, notice, keep_before, files)
     brought = _bring_in(target, people, notice)
     left = bool(people) and not brought and users.load(target.settings) != people
@@ -92,7 +92,7 @@ def restore(
     )
 
 
-class _Files:
+class WorkspaceFiles:
     """The workspace of a backup on its way into the project's: staged with the copy, shown with the switch."""
 
     def __init__(self, asked: bool) -> None:
@@ -151,10 +151,10 @@ def _replace(
     progress: ProgressReporter,
     notice: Notice,
     keep_before: bool,
-    files: _Files | None = None,
+    files: WorkspaceFiles | None = None,
 ) -> Path | None:
     """Make a verified backup active; gives the archive of what was there before."""
-    engine, files = status.running(project), files or _Files(False)
+    engine, files = status.running(project), files or WorkspaceFiles(False)
     if project.aside and not is_empty(project, engine):
         raise TrackbedError(
             f"project {project.settings.project} has data of its own; nothing was changed",

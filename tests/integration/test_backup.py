@@ -183,8 +183,9 @@ def test_gc_shows_first_and_removes_runs_with_their_artifacts(deployment: Clone)
     assert get(deployment, kept, "ä file.bin") == b"content"
 
 
-def there_and_back(clone: Clone, other: str) -> None:
-    """Move a project that is up to another engine and back: everything that was logged goes along each time."""
+def there_and_back(clone: Clone, other: str, moved: Callable[[], None] = lambda: None) -> None:
+    """Move a project that is up to another engine and back: everything that was logged goes along each time. ``moved``
+    looks at the rest."""
     home = clone.engine
     del clone.environment["TRACKBED_ENGINE"]
     chosen = experiment(clone)
@@ -199,6 +200,7 @@ def there_and_back(clone: Clone, other: str) -> None:
         assert done.returncode == 0, done.stderr
         assert json.loads(clone.value("status", "--format=json"))["engine"] == to
         assert everything(clone) == before
+        moved()
         clone.up()  # goes on with the same engine and store
         assert everything(clone) == before
         assert (clone.project_folder / "embedded").exists() is (to == "embedded")

@@ -77,4 +77,10 @@ def the_site_is_known(clone: Clone, proxy: SiteProxy) -> None:
 def test_move_from_docker_and_back(clone_factory: Callable[..., Clone]) -> None:
     clone = clone_factory("docker")
     clone.up()
-    there_and_back(clone, "kubernetes")
+    (clone.project_folder / "workspace" / "note.txt").write_text("kept")
+
+    def the_files_came() -> None:
+        found = Lab(clone.value("jupyter-url")).request("GET", "contents/note.txt")
+        assert found["content"] == "kept"
+
+    there_and_back(clone, "kubernetes", the_files_came)
