@@ -330,6 +330,35 @@ def test_an_mi100_node(tmp_path: Path) -> None:
     assert list(existing.groups) == ["/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD129"]
 
 
+# as the kernel of a machine with an H100 said it, but for its serial number
+H100_VERSION = """NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (build@host)
+GCC version:  gcc version 15.3.0 (GCC)"""
+H100_INFORMATION = """Model: \t\t NVIDIA H100 80GB HBM3
+IRQ:   \t\t 41
+Video BIOS: \t 96.00.da.00.0c
+Bus Type: \t PCIe
+DMA Size: \t 52 bits
+DMA Mask: \t 0xfffffffffffff
+Bus Location: \t 0000:00:06.0
+Device Minor: \t 0
+GPU Firmware: \t 580.159.04
+GPU Excluded:\t No"""
+
+
+def test_an_h100_as_its_kernel_tells_it(tmp_path: Path) -> None:
+    node(tmp_path, "nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-caps/nvidia-cap1")
+    write(
+        tmp_path,
+        {
+            "proc/driver/nvidia/version": H100_VERSION,
+            "proc/driver/nvidia/gpus/0000:00:06.0/information": H100_INFORMATION,
+        },
+    )
+    existing = detect.machine(probe.look(tmp_path))
+    assert existing.nvidia == (Gpu(0, "H100 80GB HBM3", "/dev/nvidia0"),) and existing.nvidia_driver == "580.159.04"
+    assert list(existing.groups) == ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"]
+
+
 @pytest.mark.parametrize(
     ("version", "cores", "name"),
     [

@@ -129,6 +129,7 @@ def test_uv_trusts_what_the_system_trusts_unless_it_is_told_whom(
             "`export PIP_CERT=FILE`",
         ),
         (["cause: dns error"], "dns error", "is this machine online?"),
+        (["Caused by: dns error"], "dns error", "`invoke bundle`"),  # as other versions of uv write it
         (["hint: one"], "no message", "is this machine online?"),
     ],
 )

@@ -223,7 +223,7 @@ def rewritten(content: bytes, folder: Path, python: Path) -> bytes:
 def _reason(lines: list[str]) -> str:
     """uv's innermost cause: what follows it are hints about uv's own flags."""
     said = [line for line in lines if line and not re.match(r"(\x1b\[[0-9;]*m)*\s*hint:", line)]
-    return re.sub(r"^cause: ", "", said[-1]) if said else "no message"
+    return re.sub(r"^(caused by|cause): ", "", said[-1], flags=re.IGNORECASE) if said else "no message"
 
 
 def _advice(reason: str) -> str:
@@ -234,7 +234,7 @@ def _advice(reason: str) -> str:
         )
     return (
         "is this machine online? Behind a proxy or a mirror, pip's settings (PIP_INDEX_URL, PIP_CERT, "
-        "pip config) are honoured"
+        "pip config) are honoured; for a machine without a network, `invoke bundle` on one that has one"
     )
 
 
