@@ -250,6 +250,12 @@ def namespaces(session: nox.Session) -> None:
 
 
 @nox.session(default=False, tags=NIGHTLY)
+def offline(session: nox.Session) -> None:
+    """A start from a bundle on an engine of the test's own, which has no network: needs root, Docker, 10 GB."""
+    suite(session, "offline")
+
+
+@nox.session(default=False, tags=NIGHTLY)
 def pytorch(session: nox.Session) -> None:
     """PyTorch's real build for NVIDIA (3 GB), in the image and embedded: needs Docker and a package index."""
     suite(session, "pytorch")

@@ -6,12 +6,14 @@ import hashlib
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Clone
+from tests.conftest import Clone, require_docker
+from tests.integration import inspection
 from tests.netns import require_namespaces
 from tests.second_engine import network_namespace
 
@@ -60,3 +62,34 @@ def test_embedded_needs_no_network(clone_factory: Callable[..., Clone], tmp_path
         refused = clone.invoke("up", f"--from-bundle={written}", "--dry-run")
         assert refused.returncode == 2 and "--from-bundle has no effect with --dry-run" in refused.stderr
         assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
+
+
+@pytest.mark.docker
+def test_an_image_comes_back_from_a_bundle(clone_factory: Callable[..., Clone], tmp_path: Path) -> None:
+    """Whole, on an engine without a network: tests/offline."""
+    require_docker()
+    clone = clone_factory("docker")
+    name = f"trackbed-test/{clone.project}:1"
+    with tarfile.open(tmp_path / "layer", "w") as archive:
+        archive.add(__file__, "file")
+    inspection.output("docker", "import", str(tmp_path / "layer"), name)
+    identity = inspection.output("docker", "image", "inspect", "--format", "{{.Id}}", name)
+    clone.environment |= {"TRACKBED_JUPYTER_IMAGE": name, "TRACKBED_TRACKING_URI": "http://192.0.2.1:5000"}
+    written = tmp_path / "trackbed.bundle"
+    try:
+        done = clone.invoke("bundle", f"--to={written}")
+        assert done.returncode == 0, done.stderr
+        inspection.output("docker", "image", "rm", name)
+        content = written.read_bytes()
+        place = content.index(Path(__file__).read_bytes())
+        written.write_bytes(content[:place] + b"?" + content[place + 1 :])
+        refused = clone.invoke("jupyter", f"--from-bundle={written}")
+        inspection.refused(refused, 1, "was not used: images/blobs/sha256/", "copy it again")
+        assert inspection.run("docker", "image", "inspect", name).returncode, "nothing was loaded"
+
+        written.write_bytes(content)
+        begun = clone.invoke("jupyter", f"--from-bundle={written}")
+        assert begun.returncode == 1 and "loading 1 image" in begun.stderr, "it has nothing that could be run"
+        assert inspection.output("docker", "image", "inspect", "--format", "{{.Id}}", name) == identity
+    finally:
+        inspection.run("docker", "image", "rm", "-f", name)

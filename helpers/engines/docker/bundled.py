@@ -15,6 +15,7 @@ from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.notebook_image import REPOSITORY, NotebookImage
 from helpers.engines.streaming import piped
 from helpers.errors import TrackbedError
+from helpers.plurals import counted
 from helpers.project.deployment import Deployment
 from helpers.services import ProgressReporter
 
@@ -53,7 +54,7 @@ def pack(api: DockerApi, deployment: Deployment, notebook: NotebookImage, disk_f
         }
     whole = sum(one["size"] for one in listed.values())
     bundles.require_room(into.scratch, whole, "a bundle of the images")
-    progress.step(f"writing {len(listed)} images, {whole / 2**20:.0f} MiB with the layers that they share")
+    progress.step(f"writing {counted(len(listed), 'image')}, {whole / 2**20:.0f} MiB with the layers that they share")
     with piped("docker save", ["docker", "save", *listed], dict(os.environ)) as pipe:
         _copy(pipe.out, into, whole)
         pipe.finish()
@@ -113,7 +114,7 @@ def load(
     if not wanted:
         return ()
     whole = sum(bundle.entries[blob].size for blob in _blobs(bundle, wanted))
-    progress.step(f"loading {len(wanted)} images, {whole / 2**20:.0f} MiB: {', '.join(wanted)}")
+    progress.step(f"loading {counted(len(wanted), 'image')}, {whole / 2**20:.0f} MiB: {', '.join(wanted)}")
     with piped("docker load", ["docker", "load", "--quiet"], dict(os.environ)) as pipe:
         try:
             _feed(pipe.into, bundle, wanted, whole, progress)
