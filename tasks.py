@@ -76,13 +76,26 @@ def down(context: Context, given: Flags, delete_data: bool = False, yes: bool = 
 
 @task(
     aliases=["ps"],
-    help={**FORMAT, **JSON, "check": "Exit with 1 too when a scheduled backup failed or is overdue"},
+    optional=["watch"],
+    help={
+        **FORMAT,
+        **JSON,
+        "check": "Exit with 1 too when a scheduled backup failed or is overdue",
+        "watch": "Look again every so many seconds (5 where none are given), until Ctrl-C",
+    },
 )
-def status(context: Context, given: Flags, format: str = "table", json: bool = False, check: bool = False) -> int:
+def status(
+    context: Context,
+    given: Flags,
+    format: str = "table",
+    json: bool = False,
+    check: bool = False,
+    watch: str | bool | None = None,
+) -> int:
     """Show each service with its state, URL and memory. The exit code is 1 when a service is not up."""
     from helpers.cli import status
 
-    return status.status(given, format, json, check)
+    return status.status(given, format, json, check, watch)
 
 
 @task(

@@ -101,7 +101,7 @@ STARTING = ("on-boot", "from-bundle", "adopt", "dry-run", "name-prefix")
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "up": ("up", "up --gpu=none --mlflow-port=8001", "up --public --domain=lab.example.org", "up --dry-run"),
     "down": ("down", "down --delete-data"),
-    "status": ("status", "status --json", 'eval "$(invoke status --format=env)"'),
+    "status": ("status", "status --watch", "status --json", 'eval "$(invoke status --format=env)"'),
     "logs": ("logs", "logs mlflow -f", "logs jupyter -n 50"),
     "open": ("open",),
     "jupyter-url": ("jupyter-url",),
@@ -167,6 +167,7 @@ VALUE_NAMES = {
     "keep-monthly": "NUMBER",
     "every": "TIME",
     "tail": "LINES",
+    "watch": "SECONDS",
     "to": "FILE",
     "older-than": "TIME",
     "registry": "HOST/PATH",

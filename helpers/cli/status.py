@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from helpers import (
     addresses,
     browser,
@@ -14,7 +16,7 @@ from helpers import (
     side_by_side,
 )
 from helpers import status as inspection
-from helpers.cli import options
+from helpers.cli import options, watch
 from helpers.engines import select
 from helpers.engines.base import Engine, State
 from helpers.errors import FAILED, SettingError, TrackbedError
@@ -58,35 +60,72 @@ def _show_tunnel(view: Overview) -> None:
     console.notice("  " + line)
 
 
-def status(given: Flags, format: str, json: bool, check: bool = False) -> int:
-    format = options.output_format(format, json, "table", "json", "env")
-    project = options.load(given)
+@dataclass(frozen=True)
+class Seen:
+    """What one look found: services, backups, the lease, what is told below the table."""
+
+    project: Project
+    view: Overview
+    backups: Finding | None
+    schedule: dict[str, object] | None
+    ends: Finding | None
+    end: dict[str, object] | None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        return all(row.status.up for row in self.view.rows)
+
+
+def look(project: Project, remarks: bool = True) -> Seen:
+    """What there is now. ``remarks``: also what takes more questions."""
     engine = select.current(project)
     view = inspection.overview(engine, detail=True)
     backups, schedule = backup_schedule.look(project.settings, engine.scheduled_runs) or (None, None)
     ends, end = lease.look(project.settings, inspection.elsewhere(engine), engine.scheduled_runs) or (None, None)
-    if format == "json":
-        console.as_json({**_as_data(project, view, schedule), "lease": end})
-    elif format == "env":
-        console.as_env(inspection.environment(view))
-    elif view.stopped:
+    ours = remarks and not view.stopped and bool(view.rows) and project.state.existed
+    lines = tuple(_remarks(project, engine, view)) if ours else ()
+    return Seen(project, view, backups, schedule, ends, end, lines)
+
+
+def show(seen: Seen) -> None:
+    """The same for somebody to read."""
+    project, view = seen.project, seen.view
+    if view.stopped:
         console.value(f"{view.settings.project}: {inspection.condition(project, view)}")
         console.notice(
             f"to {'start it again with its data' if project.state.existed else 'make it'}: {invocations.anywhere('up')}"
         )
-        show_finding(backups)
-        show_finding(ends)
+        show_finding(seen.backups)
+        show_finding(seen.ends)
+        return
+    show_services(view)
+    if view.rows and project.state.existed:
+        for line in seen.remarks:
+            console.notice(f"\n{line}")
+        show_finding(seen.backups)
+        show_finding(seen.ends)
+    elif line := lifecycle.others(project, (row.status for row in view.rows)):
+        console.notice(f"\n{line}; `invoke up` tells")
+
+
+def status(given: Flags, format: str, json: bool, check: bool = False, watched: str | bool | None = None) -> int:
+    format = options.output_format(format, json, "table", "json", "env")
+    pause = watch.seconds(watched)
+    options.refuse(pause is not None and format != "table", "--watch", f"with --format={format}")
+    options.refuse(pause is not None and check, "--check", "with --watch, which Ctrl-C ends")
+    project = options.load(given)
+    if pause is not None:
+        return watch.Watch(pause, lambda: look(lifecycle.load(given)), show).run()
+    seen = look(project, format == "table")
+    if format == "json":
+        console.as_json({**_as_data(project, seen.view, seen.schedule), "lease": seen.end})
+    elif format == "env":
+        console.as_env(inspection.environment(seen.view))
     else:
-        show_services(view)
-        if view.rows and project.state.existed:
-            for line in _remarks(project, engine, view):
-                console.notice(f"\n{line}")
-            show_finding(backups)
-            show_finding(ends)
-        elif line := lifecycle.others(project, (row.status for row in view.rows)):
-            console.notice(f"\n{line}; `invoke up` tells")
-    failed = check and any(one is not None and one.level is Level.ERROR for one in (backups, ends))
-    return 0 if all(row.status.up for row in view.rows) and not failed else FAILED
+        show(seen)
+    failed = check and any(one is not None and one.level is Level.ERROR for one in (seen.backups, seen.ends))
+    return 0 if seen.ready and not failed else FAILED
 
 
 def show_finding(finding: Finding | None) -> None:
