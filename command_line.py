@@ -155,7 +155,15 @@ def read(collection: Collection) -> None:
 
     Raises Exit: 0 after help, 2 for what is wrong.
     """
-    if not _started() or "--complete" in sys.argv or "--print-completion-script" in sys.argv:
+    if not _started() or "--print-completion-script" in sys.argv:
+        return
+    if sys.argv[1:3] == ["--complete", "--"]:
+        from helpers.cli import completion
+
+        if offered := completion.candidates(known(collection), sys.argv[4:]):
+            _print(offered)
+        raise Exit(code=0)  # an empty line would be a candidate
+    if "--complete" in sys.argv:
         return
     first = Program().initial_context
     core = Parser(initial=copy.deepcopy(first), ignore_unknown=True).parse_argv(sys.argv[1:])

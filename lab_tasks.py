@@ -26,6 +26,17 @@ def explain(context: Context, given: Flags, service: str = "", format: str = "ta
     explain.explained(given, service, format, json)
 
 
+@task(
+    word="shell",
+    help={"shell": "Shell: bash, zsh or fish (default: that of SHELL)"},
+)
+def completion(context: Context, shell: str = "") -> None:
+    """Print what makes a shell complete tasks, flags and their values at the Tab key."""
+    from helpers.cli import toolkit
+
+    toolkit.completion(shell)
+
+
 @task(name="list", help=TABLE_OR_JSON)
 def data(context: Context, given: Flags, format: str = "table", json: bool = False) -> None:
     """List the data sets that the notebook reads, with where they came from. Nothing has to run."""

@@ -449,7 +449,7 @@ def lock(context: Context, upgrade: bool = False) -> None:
 namespace = Collection(
     *(up, jupyter, down, status, logs, open_, jupyter_url, mlflow_url, examples, check, doctor),
     *(env, restore, import_, move, upgrade, usage, gc, build, bundle, prepare, version, lock),
-    *(lab_tasks.demo, lab_tasks.explain),
+    *(lab_tasks.demo, lab_tasks.explain, lab_tasks.completion),
 )
 # a noun that has verbs; alone it means its first
 for noun, verbs in {

@@ -13,7 +13,7 @@ from helpers import clone
 
 NAMED = {"--project": "TRACKBED_PROJECT", "--state-dir": "TRACKBED_STATE_DIR"}  # what names a project
 COMMAND = re.compile(r"`([A-Z_0-9]+=\S* )?" + "invoke " + "([^`]*)")  # with a variable before it
-WITHOUT = ("-", "lock", "version")  # what does not take these flags
+WITHOUT = ("-", "lock", "version", "completion")  # what does not take these flags
 _beside = ""
 
 

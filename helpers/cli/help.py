@@ -91,7 +91,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "credentials.rotate",
     ),
     "Other machines": ("env", "jupyter"),
-    "Trackbed": ("build", "bundle", "prepare", "lock", "version"),
+    "Trackbed": ("build", "bundle", "prepare", "lock", "version", "completion"),
 }
 # flags of settings stand under their themes, the project's last
 SECTIONS = (*THEMES[1:], THEMES[0])
@@ -140,6 +140,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "data.remove": ("data.remove food11",),
     "explain": ("explain", "explain mlflow", "explain jupyter --json"),
+    "completion": ('eval "$(invoke completion bash)"', "completion zsh", "invoke completion fish | source"),
     "demo": ("demo", "demo --epochs=5"),
     "move": ("move embedded", "move docker --object-store=minio"),
     "upgrade": ("upgrade", "upgrade --back"),

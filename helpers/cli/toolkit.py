@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from helpers import bundling, console, registry, requirements_lock
+from helpers.cli import completion as shell_completion
 from helpers.cli import options
 from helpers.engines.docker import building
 from helpers.engines.kubernetes import loading, pushed
@@ -81,3 +84,9 @@ def lock(upgrade: bool) -> None:
             if problem
             else f"locked docker/jupyter/{name}"
         )
+
+
+def completion(shell: str) -> None:
+    shell = shell or Path(os.environ.get("SHELL", "")).name
+    options.choose(shell, *shell_completion.SHELLS, option="SHELL ")
+    console.value(shell_completion.script(shell, os.path.abspath(sys.argv[0])), raw=True)

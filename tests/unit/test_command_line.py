@@ -138,7 +138,6 @@ def test_a_wrong_line_leads_on(
         "-e up",
         "up --complete",
         "--list --list-format=json",
-        "--complete -- up",
     ],
 )
 def test_what_is_right_goes_to_invoke(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
