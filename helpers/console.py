@@ -252,7 +252,8 @@ def _bar(name: str, done: int, whole: int, note: str) -> Any:
 
     line = Table.grid(padding=(0, 2))
     done = min(done, whole) if whole else 0  # more may have come since it was counted
-    bar = ProgressBar(total=whole or None, completed=done, width=40, pulse=not whole)
+    length = max(8, min(40, (width() or 80) - len(name) - len(note) - 14))  # the words come first
+    bar = ProgressBar(total=whole or None, completed=done, width=length, pulse=not whole)
     line.add_row(name, bar, f"{100 * done // whole} %" if whole else "", note)
     return line
 
@@ -307,7 +308,7 @@ class Progress:
             lines += [_bar(name, done, whole, note) for name, (done, whole, note, _) in self._amounts.items()]
             lines.append(Spinner("dots", text=Text(f"{self._step or 'working'}  {elapsed:.0f} s")))
             if self._tail:
-                lines.append(Text("  " + self._tail[:100], style="dim"))
+                lines.append(Text("  " + self._tail, style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
 
     def confirm(self, question: str) -> bool:

@@ -332,6 +332,26 @@ def test_every_task_in_a_message_can_be_made_typeable() -> None:
     assert not result
 
 
+@pytest.mark.parametrize("columns", [50, 80])
+def test_what_is_done_of_a_long_step_is_told_on_one_line_where_it_fits(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = io.StringIO()
+    progress = console.Progress()
+    progress.amount("archive", 300, 900, "300 of 900 MiB, 12 MiB/s")
+    progress.step("downloading")
+    progress._amounts = {"archive": (300, 900, "300 of 900 MiB, 12 MiB/s", 0.0)}
+    progress.output("Collecting " + "x" * 200)
+    Console(file=stream, width=columns, force_terminal=True, color_system=None).print(progress._draw())
+    first, step, tail, *rest = (line.rstrip() for line in stream.getvalue().splitlines())
+    assert re.fullmatch(r"archive  [━╸╺ ]{8,40}  33 %  300 of 900 MiB, 12 MiB/s", first) and not any(rest)
+    assert re.search(r"downloading  \d+ s$", step), "how long it takes"
+    assert len(tail) <= columns and tail.endswith("…")
+
+
 def test_a_line_to_type_is_not_broken_where_the_terminal_is_narrow() -> None:
     from rich.console import Console
     from rich.live import Live
