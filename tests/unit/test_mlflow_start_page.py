@@ -337,10 +337,10 @@ def test_backups_lease_and_age(serve: Serve) -> None:
     ("backups", "expected"),
     [
         ({"scheduled": True}, "none yet"),
-        ({"scheduled": False}, "none yet no schedule makes them; invoke backup makes one now"),
+        ({"scheduled": False}, "none yet no schedule; invoke backup makes one now"),
         (
             {"last": 10_000_000, "note": "to /srv/x.tar", "scheduled": False},
-            "1970-04-26 17:46 UTC (just now) to /srv/x.tar no schedule makes them; invoke backup makes one now",
+            "1970-04-26 17:46 UTC (just now) to /srv/x.tar no schedule; invoke backup makes one now",
         ),
     ],
 )

@@ -154,7 +154,7 @@ def by_hand(known: Mapping[str, Any], backups: Mapping[str, Any]) -> str:
     """Where no schedule makes backups: what does."""
     if backups.get("scheduled"):
         return ""
-    return "<br>no schedule makes them" + ("" if known.get("public") else "; <code>invoke backup</code> makes one now")
+    return "<br>no schedule" + ("" if known.get("public") else "; <code>invoke backup</code> makes one now")
 
 
 def client(known: Mapping[str, Any], login: str) -> str:
