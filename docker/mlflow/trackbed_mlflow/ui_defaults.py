@@ -19,7 +19,7 @@ DEFAULTS = {
     "mlflow.workflowType_v1": "machine_learning",
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,  # the assistant is off here
     "mlflow.telemetry.info.alert.dismissed_v1": True,  # telemetry is off here
-    "_mlflow_promo_modal_dismissed": True,  # praise of the registry's page, in front of the registry
+    "_mlflow_model_registry_promo_modal_dismissed_v1": True,  # praise of the registry's page, in front of the registry
 }
 SCRIPT = """try {
   for (const [key, value] of Object.entries(%s))
