@@ -250,6 +250,13 @@ class Bench:
             run("docker", "image", "rm", system.env["TRACKBED_MLFLOW_IMAGE"])
         return measure
 
+    def tails(self) -> list[Measure]:
+        """The slowest log_metric beside other work; profiles of MLflow's processes in .nox/tails."""
+        module = importlib.import_module("benchmarks.tails")
+        with running(self.ours, self.baseline):
+            result: list[Measure] = module.measure(self.ours, self.baseline, self.rounds, ROOT / ".nox" / "tails")
+        return result
+
     def growth(self) -> list[Measure]:
         """10^3 to 10^5 runs on ours: the rows of benchmarks/growth.py, which asks a system that runs."""
         module = importlib.import_module("benchmarks.growth")
@@ -298,6 +305,7 @@ def size(name: str) -> float:
 
 
 QUICK = ("starts", "embedded", "idle", "disk", "listing", "logging", "artifacts", "builds")
+MORE = ("tails", "growth")  # with --full
 
 
 def table(found: list[Measure]) -> str:
@@ -341,13 +349,13 @@ def earlier(path: Path) -> dict[str, Measure]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="also 10^5 runs, 1 GiB artifacts, longer loads")
+    parser.add_argument("--full", action="store_true", help="also tails, 10^5 runs, 1 GiB artifacts, longer loads")
     parser.add_argument("--rounds", type=int, help="1, with --full 5")
-    parser.add_argument("--only", help=f"some of {','.join((*QUICK, 'growth'))}")
+    parser.add_argument("--only", help=f"some of {','.join((*QUICK, *MORE))}")
     parser.add_argument("--json", type=Path, default=ROOT / ".nox" / "bench.json")
     reported = parser.parse_args()
     rounds = reported.rounds or (5 if reported.full else 1)
-    expected = reported.only.split(",") if reported.only else [*QUICK, *(["growth"] if reported.full else [])]
+    expected = reported.only.split(",") if reported.only else [*QUICK, *(MORE if reported.full else ())]
     folder = Path(tempfile.mkdtemp(prefix="trackbed-bench-", dir="/var/tmp"))
     folder.chmod(0o755)
     os.environ.setdefault("TRACKBED_OBJECT_STORE", "versitygw")  # the baseline's store
@@ -361,6 +369,7 @@ def main() -> None:
         "logging": bench.logging,
         "artifacts": bench.artifacts,
         "builds": bench.builds,
+        "tails": bench.tails,
         "growth": bench.growth,
     }
     if unknown := set(expected) - set(steps):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from trackbed_mlflow import abandoned_requests, router
 from trackbed_mlflow.fast_path import json_requests
+from trackbed_mlflow.request_queues import ConcurrencyLimiter, Queues
 
 WHOLE = {"type": "http.request", "body": b"{}", "more_body": False}
 LEFT = {"type": "http.disconnect"}
@@ -144,7 +145,6 @@ def test_a_request_that_waited_for_a_thread_is_not_run_for_nobody() -> None:
 
 def test_what_waits_for_its_turn_is_dropped_when_its_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(abandoned_requests, "WATCH_SECONDS", 0.01)
-    monkeypatch.setattr(json_requests, "LONG_SECONDS", 60)
     runs: list[str] = []
 
     def wsgi(environ: dict[str, Any], start: Any) -> list[bytes]:
@@ -153,9 +153,11 @@ def test_what_waits_for_its_turn_is_dropped_when_its_client_goes(monkeypatch: py
         return [b"{}"]
 
     async def scene() -> None:
-        bridge = json_requests.WSGIBridge(wsgi, lambda scope, body: {"path": scope["path"]})
-        app = router.Router(bridge, bridge, bridge, frozenset({"/gone", "/there"}))
-        turns = [await bridge.limiter.take() for _ in range(json_requests.AT_ONCE)]
+        queues = Queues()
+        queues.logging = ConcurrencyLimiter(at_once=1, most=1, long=60, queue=2, seconds=60)
+        bridge = json_requests.WSGIBridge(wsgi, lambda scope, body: {"path": scope["path"]}, queues)
+        app = router.Router(bridge, bridge, queues, bridge, frozenset({"/gone", "/there"}))
+        end = await queues.logging.take()
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
@@ -169,9 +171,8 @@ def test_what_waits_for_its_turn_is_dropped_when_its_client_goes(monkeypatch: py
         await asyncio.sleep(0.1)
         gone.leaves.set()
         await asyncio.sleep(0.1)
-        for end in turns:
-            end()
+        end()
         await asyncio.gather(*tasks)
-        assert runs == ["/there"] and len(sent) == 2 and bridge.limiter.free == json_requests.AT_ONCE
+        assert runs == ["/there"] and len(sent) == 2 and queues.logging.free == 1
 
     asyncio.run(scene())

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from trackbed_mlflow import artifact_pool, router
+from trackbed_mlflow.request_queues import Queues
 
 GET = {"type": "http.request", "body": b"", "more_body": False}
 
@@ -229,7 +230,7 @@ def test_the_body_of_a_graphql_request_tells_its_way(body: bytes, way: str) -> N
 
         return app
 
-    app = router.Router(named("full"), named("store"))
+    app = router.Router(named("full"), named("store"), Queues())
     sent = asyncio.run(ask(app, "/graphql", {"type": "http.request", "body": body, "more_body": False}))
     assert sent == [{"way": way, "body": body}]
 

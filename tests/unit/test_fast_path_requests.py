@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from trackbed_mlflow import fast_path, router
 from trackbed_mlflow.fast_path import json_requests
+from trackbed_mlflow.request_queues import Queues
 
 
 def call(app: Any, scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
@@ -45,7 +46,7 @@ def bridge(chunks: Chunks) -> Any:
         start("404 NOT FOUND", [("Content-Type", " application/json")])
         return chunks
 
-    return json_requests.WSGIBridge(wsgi, lambda scope, body: {"path": scope["path"], "body": body})
+    return json_requests.WSGIBridge(wsgi, lambda scope, body: {"path": scope["path"], "body": body}, Queues())
 
 
 def test_the_bridge_gives_a_whole_body_and_answers_in_one_piece() -> None:
@@ -98,9 +99,8 @@ def test_only_known_addresses_go_the_short_way(scope: dict[str, Any], taken: str
 
         return app
 
-    assert call(router.Router(named("full"), named("store"), named("short"), frozenset({"/known"})), scope) == [
-        {"way": taken}
-    ]
+    app = router.Router(named("full"), named("store"), Queues(), named("short"), frozenset({"/known"}))
+    assert call(app, scope) == [{"way": taken}]
 
 
 class Mount:
@@ -143,64 +143,9 @@ def test_without_the_known_parts_everything_goes_mlflows_own_way(
 ) -> None:
     monkeypatch.setitem(sys.modules, "starlette.middleware.base", None)
     app = SimpleNamespace(user_middleware=[])
-    assert json_requests.application(app, object()) == (None, frozenset())
+    assert json_requests.application(app, object(), Queues()) == (None, frozenset())
     assert "MLflow's own way" in capsys.readouterr().err
     assert "starlette.middleware.base" in fallbacks["JSON requests"]
-
-
-def test_only_so_many_requests_are_in_work_at_once_and_the_others_go_in_order() -> None:
-    async def scene() -> list[str]:
-        limiter, seen = json_requests.ConcurrencyLimiter(), []
-
-        async def one(name: str) -> None:
-            end = await limiter.take()
-            seen.append(f"{name} begins")
-            await asyncio.sleep(0.01)
-            seen.append(f"{name} ends")
-            end()
-            end()  # a turn ends once
-
-        await asyncio.gather(*(one(str(number)) for number in range(json_requests.AT_ONCE + 2)))
-        assert limiter.free == json_requests.AT_ONCE
-        return seen
-
-    seen = asyncio.run(scene())
-    began = [word.split()[0] for word in seen if word.endswith("begins")]
-    assert began == ["0", "1", "2", "3"]
-    assert seen.index("2 begins") > seen.index("0 ends") and seen.index("3 begins") > seen.index("1 ends")
-
-
-def test_a_long_request_makes_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_requests, "LONG_SECONDS", 0.01)
-
-    async def scene() -> None:
-        limiter = json_requests.ConcurrencyLimiter()
-        long = [await limiter.take() for _ in range(json_requests.AT_ONCE)]
-        end = await asyncio.wait_for(limiter.take(), 5)
-        end()
-        for finished in long:
-            finished()
-        assert limiter.free == json_requests.AT_ONCE
-
-    asyncio.run(scene())
-
-
-def test_who_no_longer_waits_gives_the_turn_on() -> None:
-    async def scene() -> None:
-        limiter = json_requests.ConcurrencyLimiter()
-        working = [await limiter.take() for _ in range(json_requests.AT_ONCE)]
-        left = asyncio.ensure_future(limiter.take())
-        given = asyncio.ensure_future(limiter.take())
-        last = asyncio.ensure_future(limiter.take())
-        await asyncio.sleep(0)
-        left.cancel()
-        working[0]()
-        given.cancel()  # it has the turn, and goes before it can take it
-        (await asyncio.wait_for(last, 5))()
-        working[1]()
-        assert limiter.free == json_requests.AT_ONCE
-
-    asyncio.run(scene())
 
 
 def test_other_middlewares_than_known_are_told_and_kept(
@@ -226,5 +171,5 @@ def test_other_middlewares_than_known_are_told_and_kept(
     def unknown_middleware() -> None: ...
 
     app = SimpleNamespace(user_middleware=[SimpleNamespace(cls=Wrapping, kwargs={"dispatch": unknown_middleware})])
-    assert json_requests.application(app, object()) == (None, frozenset())
+    assert json_requests.application(app, object(), Queues()) == (None, frozenset())
     assert "MLflow's own way" in (reported := capsys.readouterr().err) and "unknown_middleware" in reported

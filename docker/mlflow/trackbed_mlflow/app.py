@@ -16,7 +16,7 @@ def create() -> Any:
     from mlflow.server import handlers
     from mlflow.server.fastapi_app import app  # type: ignore[import-not-found]
 
-    from trackbed_mlflow import abandoned_requests, artifact_pool, fast_path, router
+    from trackbed_mlflow import abandoned_requests, artifact_pool, fast_path, request_queues, router
     from trackbed_mlflow.edge import identity, middleware
     from trackbed_mlflow.fast_path import json_answers, json_requests
     from trackbed_mlflow.start_page import application
@@ -28,13 +28,15 @@ def create() -> Any:
     change_mlflow(handlers, flask_app, app)
     abandoned_requests.in_database(engines)
     flask_app.wsgi_app = abandoned_requests.wanted_only(flask_app.wsgi_app)
+    queues = request_queues.Queues()
+    request_queues.share_the_lock()
     fast, paths = None, frozenset[str]()
     if fast_path.usable():
         with fast_path.part("JSON answers"):
             json_answers.replace(handlers)
-        fast, paths = json_requests.application(app, flask_app)
+        fast, paths = json_requests.application(app, flask_app, queues)
     fast_path.write_state(os.environ)
-    served = router.Router(app, artifact_pool.ArtifactPool(app), fast, paths)
+    served = router.Router(app, artifact_pool.ArtifactPool(app), queues, fast, paths)
     page = application.served(served, engines, os.environ)
     return middleware.guarded(identity.identified(page, stores, os.environ))
 

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from trackbed_mlflow import abandoned_requests, artifact_pool
+from trackbed_mlflow import abandoned_requests, artifact_pool, request_queues
+from trackbed_mlflow.request_queues import ConcurrencyLimiter, Queues
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -17,9 +18,12 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Router:
     """Requests of ``paths`` go to ``fast``, those that wait for the object store to ``store``, others to ``full``."""
 
-    def __init__(self, full: App, store: App, fast: App | None = None, paths: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, full: App, store: App, queues: Queues, fast: App | None = None, paths: frozenset[str] = frozenset()
+    ) -> None:
         self.full = full
         self.store = store
+        self.queues = queues
         self.fast = fast or full
         self.paths = paths
 
@@ -30,28 +34,62 @@ class Router:
         client = abandoned_requests.Client(receive)
         abandoned_requests.current.set(client)  # the server makes a task, and so a context, for each request
         try:
-            path = scope["path"]
-            if path in self.paths and not scope.get("root_path"):
-                await self.fast(scope, client.receive, send)
-            elif artifact_pool.waits_for_store(path):
-                await self.store(scope, client.receive, send)
-            elif path == artifact_pool.GRAPHQL:
-                await self.graphql(scope, client.receive, send)
-            else:
-                await self.full(scope, client.receive, send)
+            await self.route(scope, client, send)
         finally:
             client.end()
 
-    async def graphql(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Its body tells whether it asks for artifacts."""
-        messages = [await receive()]
-        while messages[-1].get("more_body"):
-            messages.append(await receive())
-        body = b"".join(message.get("body", b"") for message in messages)
-        left = deque(messages)
+    async def route(self, scope: Scope, client: abandoned_requests.Client, send: Send) -> None:
+        path, method = scope["path"], scope.get("method", "")
+        if path in self.paths and not scope.get("root_path"):
+            await self.fast(scope, client.receive, send)  # it has the queues of its own
+        elif artifact_pool.waits_for_store(path):
+            if method == "GET" and request_queues.LISTS.fullmatch(path):
+                await queued(self.store, self.queues.lists, scope, client, send)
+            else:
+                await self.store(scope, client.receive, send)
+        elif path == artifact_pool.GRAPHQL:
+            body, again = await whole(client.receive)
+            if artifact_pool.ARTIFACTS_IN_GRAPHQL.search(body) or scope.get("query_string"):
+                await queued(self.store, self.queues.lists, scope, client, send, again)
+            else:
+                await queued(self.full, self.queues.computing, scope, client, send, again)
+        elif request_queues.computes(path, method, scope.get("query_string", b"")):
+            await queued(self.full, self.queues.computing, scope, client, send)
+        else:
+            await self.full(scope, client.receive, send)
 
-        async def again() -> MutableMapping[str, Any]:
-            return left.popleft() if left else await receive()
 
-        asks = artifact_pool.ARTIFACTS_IN_GRAPHQL.search(body) or scope.get("query_string")
-        await (self.store if asks else self.full)(scope, again, send)
+async def whole(receive: Receive) -> tuple[bytes, Receive]:
+    """The body of a request, and what gives its messages once more."""
+    messages = [await receive()]
+    while messages[-1].get("more_body"):
+        messages.append(await receive())
+    left = deque(messages)
+
+    async def again() -> MutableMapping[str, Any]:
+        return left.popleft() if left else await receive()
+
+    return b"".join(message.get("body", b"") for message in messages), again
+
+
+async def queued(
+    app: App,
+    limiter: ConcurrencyLimiter,
+    scope: Scope,
+    client: abandoned_requests.Client,
+    send: Send,
+    receive: Receive | None = None,
+) -> None:
+    """``app`` when it is this request's turn. A body that comes slowly takes nobody's turn."""
+    if receive is None:
+        _, receive = await whole(client.receive)
+    try:
+        end = await limiter.take(request_queues.in_database())
+    except request_queues.Busy as busy:
+        await artifact_pool.refuse(send, str(busy))
+        return
+    try:
+        if not client.gone:
+            await app(scope, receive, send)
+    finally:
+        end()

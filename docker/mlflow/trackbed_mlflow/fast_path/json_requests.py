@@ -11,73 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from trackbed_mlflow import abandoned_requests, artifact_pool, fast_path
+from trackbed_mlflow import abandoned_requests, artifact_pool, fast_path, request_queues
+from trackbed_mlflow.request_queues import Queues
 from trackbed_mlflow.router import App, Receive, Scope, Send
 
 # What the skipped middlewares do is nothing for these requests: one times calls of /gateway/, the other resolves a
 # workspace, which Flask's own hook does again.
 SKIPPED = frozenset({"workspace_context_middleware", "gateway_timing_middleware"})
 THREADS = 15  # SQLAlchemy's default pool: 5 connections and 10 more; nobody waits for one
-# More requests at once share the same processor time and Python's lock: 32 clients got half the answers with 15. A
-# request that takes longer than usual makes room for others.
-AT_ONCE, LONG_SECONDS = 2, 0.1
-
-
-class ConcurrencyLimiter:
-    """At most AT_ONCE requests in work that began less than LONG_SECONDS ago; those that wait go in order."""
-
-    def __init__(self) -> None:
-        self.free = AT_ONCE
-        self.waiting: deque[asyncio.Future[None]] = deque()
-
-    async def take(self) -> Callable[[], None]:
-        """Returns when it is this request's turn, with what ends the turn."""
-        loop = asyncio.get_running_loop()
-        if self.free:
-            self.free -= 1
-        else:
-            turn: asyncio.Future[None] = loop.create_future()
-            self.waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self.next()  # it was given the turn and cannot take it
-                raise
-        timer: asyncio.TimerHandle | None = None
-
-        def end() -> None:
-            nonlocal timer
-            if timer is not None:
-                timer.cancel()
-                timer = None
-                self.next()
-
-        timer = loop.call_later(LONG_SECONDS, end)
-        return end
-
-    def next(self) -> None:
-        while self.waiting:
-            turn = self.waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self.free += 1
 
 
 class WSGIBridge:
     """A WSGI application as an ASGI one for answers that are small and whole."""
 
-    def __init__(self, wsgi: Callable[..., Iterable[bytes]], environ: Callable[[Scope, bytes], dict[str, Any]]) -> None:
+    def __init__(
+        self, wsgi: Callable[..., Iterable[bytes]], environ: Callable[[Scope, bytes], dict[str, Any]], queues: Queues
+    ) -> None:
         self.wsgi = wsgi
         self.environ = environ
+        self.queues = queues
         self.threads: ThreadPoolExecutor | None = None  # made by the worker: threads do not survive a fork
-        self.limiter = ConcurrencyLimiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts, more = [], True
@@ -89,7 +46,11 @@ class WSGIBridge:
             more = message.get("more_body", False)
         if self.threads is None:
             self.threads = ThreadPoolExecutor(THREADS, "request")
-        end = await self.limiter.take()
+        try:
+            end = await self.turn(scope)
+        except request_queues.Busy as busy:
+            await artifact_pool.refuse(send, str(busy))
+            return
         try:
             if (client := abandoned_requests.current.get()) is not None and client.gone:
                 return
@@ -100,6 +61,11 @@ class WSGIBridge:
             end()
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    async def turn(self, scope: Scope) -> Callable[[], None]:
+        if request_queues.computes(scope["path"], scope.get("method", "POST"), scope.get("query_string", b"")):
+            return await self.queues.computing.take(request_queues.in_database())
+        return await self.queues.logging.take()
 
     def answer(self, environ: dict[str, Any]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """Status, headers and body; an exception is the server's error 500, as in MLflow's own way."""
@@ -134,7 +100,7 @@ def paths(app: Any, flask: Any, mount: type, full: Any) -> frozenset[str]:
     return frozenset(result)
 
 
-def application(app: Any, flask: Any) -> tuple[App | None, frozenset[str]]:
+def application(app: Any, flask: Any, queues: Queues) -> tuple[App | None, frozenset[str]]:
     """What answers the JSON requests of MLflow's FastAPI ``app``, and their addresses; None where it does not fit."""
     with fast_path.part("JSON requests"):
         from starlette.middleware.base import BaseHTTPMiddleware  # type: ignore[import-not-found]
@@ -146,7 +112,7 @@ def application(app: Any, flask: Any) -> tuple[App | None, frozenset[str]]:
         names = {m.kwargs["dispatch"].__name__ for m in wrapping}
         if names != SKIPPED or len(wrapping) != len(SKIPPED) or getattr(app, "max_body_size", None) is not None:
             raise AttributeError(f"other middlewares: {', '.join(sorted(names))}")
-        served: Any = WSGIBridge(flask.wsgi_app, build_environ)
+        served: Any = WSGIBridge(flask.wsgi_app, build_environ, queues)
         for middleware in reversed([m for m in middlewares if m not in wrapping]):
             served = middleware.cls(served, *middleware.args, **middleware.kwargs)
         return served, paths(app, flask, Mount, Match.FULL)

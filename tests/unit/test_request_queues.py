@@ -1,0 +1,313 @@
+"""The queues of MLflow's server (trackbed_mlflow/request_queues.py): who waits behind whom, for how long, and what then."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from trackbed_mlflow import abandoned_requests, request_queues, router
+from trackbed_mlflow.fast_path import json_requests
+from trackbed_mlflow.request_queues import Busy, ConcurrencyLimiter, Queues
+
+from tests.conftest import PATIENCE
+
+API = "/api/2.0/mlflow/"
+EMPTY = {"type": "http.request", "body": b"{}", "more_body": False}
+
+
+def limiter(at_once: int = 1, most: int = 9, long: float = 60.0, queue: int = 9, seconds: float = 60.0) -> Any:
+    return ConcurrencyLimiter(at_once, most, long, queue, seconds)
+
+
+def scene(steps: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(steps, PATIENCE))
+
+
+async def settled() -> None:
+    """Whatever can go on without a timer has gone on."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_those_that_wait_go_in_order() -> None:
+    async def steps() -> None:
+        queue, began, ends = limiter(at_once=2), list[int](), list[Callable[[], None]]()
+
+        async def one(number: int) -> None:
+            ends.append(await queue.take())
+            began.append(number)
+
+        tasks = [asyncio.ensure_future(one(number)) for number in range(4)]
+        await settled()
+        assert began == [0, 1]
+        ends[1]()
+        ends[1]()  # a turn ends once
+        await settled()
+        assert began == [0, 1, 2]
+        ends[0]()
+        await asyncio.gather(*tasks)
+        assert began == [0, 1, 2, 3]
+        for end in ends:
+            end()
+        assert queue.free == 2 and queue.places == 9
+
+    scene(steps())
+
+
+def test_a_long_request_makes_room_but_never_for_more_than_the_most() -> None:
+    async def steps() -> None:
+        queue = limiter(long=0.001, most=3)
+        ends = [await queue.take() for _ in range(3)]
+        last = asyncio.ensure_future(queue.take())
+        while queue.free < 1:  # the third made room as well, and there is no place for a fourth
+            await asyncio.sleep(0.001)
+        await settled()
+        assert not last.done()
+        ends[0]()
+        for end in (*ends, await last):
+            end()
+        assert queue.free == 1 and queue.places == 3
+
+    scene(steps())
+
+
+def test_what_computes_makes_room_only_while_the_database_works() -> None:
+    async def steps() -> None:
+        looked, works = asyncio.Event(), False
+
+        def makes_room() -> bool:
+            looked.set()
+            return works
+
+        queue = limiter(long=0.001)
+        await queue.take(makes_room)
+        last = asyncio.ensure_future(queue.take())
+        for _ in range(3):
+            looked.clear()
+            await looked.wait()
+        assert not last.done()
+        works = True
+        await last
+
+    scene(steps())
+
+
+def test_the_database_works_while_a_statement_is_executed() -> None:
+    client: Any = SimpleNamespace(connection=None)
+    token = abandoned_requests.current.set(client)
+    try:
+        working = request_queues.in_database()
+        assert not working()
+        client.connection = object()
+        assert working()
+    finally:
+        abandoned_requests.current.reset(token)
+    assert not request_queues.in_database()()
+
+
+def test_a_full_queue_says_so_at_once() -> None:
+    async def steps() -> None:
+        queue = limiter(queue=1)
+        end = await queue.take()
+        waiting = asyncio.ensure_future(queue.take())
+        await settled()
+        with pytest.raises(Busy, match="too many"):
+            await queue.take()
+        end()
+        (await waiting)()
+        assert queue.free == 1 and not queue.waiting
+
+    scene(steps())
+
+
+def test_nobody_waits_for_longer_than_the_limit() -> None:
+    async def steps() -> None:
+        queue = limiter(seconds=0.001)
+        end = await queue.take()
+        with pytest.raises(Busy, match="in time"):
+            await queue.take()
+        assert not queue.waiting
+        end()
+        assert queue.free == 1 and queue.places == 9
+
+    scene(steps())
+
+
+def test_who_no_longer_waits_gives_the_turn_on() -> None:
+    async def steps() -> None:
+        queue = limiter()
+        end = await queue.take()
+        left, given, last = (asyncio.ensure_future(queue.take()) for _ in range(3))
+        await settled()
+        left.cancel()
+        end()
+        given.cancel()  # it has the turn, and goes before it can take it
+        (await last)()
+        assert queue.free == 1 and not queue.waiting
+
+    scene(steps())
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        (API + "runs/search", "POST"),
+        ("/ajax-" + API[1:] + "runs/search", "POST"),
+        ("/ajax-api/2.0/mlflow/experiments/search", "POST"),
+        ("/ajax-api/2.0/mlflow/experiments/search-datasets", "POST"),
+        (API + "metrics/get-history", "GET"),
+        (API + "metrics/get-history-bulk-interval", "GET"),
+        ("/ajax-api/2.0/mlflow/metrics/get-history-bulk", "GET"),
+        (API + "registered-models/get-latest-versions", "POST"),
+        (API + "logged-models/search", "POST"),
+        (API + "traces", "GET"),
+        ("/api/3.0/mlflow/traces/search", "POST"),
+        ("/api/3.0/mlflow/traces/batchGetInfos", "POST"),
+        ("/api/3.0/mlflow/traces/metrics", "POST"),
+        ("/api/3.0/mlflow/datasets/d-1/records", "GET"),
+        ("/api/3.0/mlflow/scorers/list", "GET"),
+        ("/graphql", "POST"),
+    ],
+)
+def test_what_walks_many_rows_computes(path: str, method: str) -> None:
+    assert request_queues.computes(path, method)
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        *((API + f"runs/{what}", "POST") for what in ("create", "update", "log-metric", "log-batch", "log-parameter")),
+        *((API + f"runs/{what}", "POST") for what in ("set-tag", "delete-tag", "log-inputs", "log-model", "outputs")),
+        (API + "runs/get", "GET"),
+        (API + "experiments/get-by-name", "GET"),
+        (API + "model-versions/create", "POST"),
+        ("/api/3.0/mlflow/traces", "POST"),
+        ("/api/3.0/mlflow/datasets/d-1/records", "POST"),
+        ("/v1/traces", "POST"),
+        ("/health", "GET"),
+        ("/", "GET"),
+    ],
+)
+def test_what_logs_or_reads_one_thing_does_not(path: str, method: str) -> None:
+    assert not request_queues.computes(path, method)
+
+
+def test_the_look_whether_the_server_is_well_waits_for_no_search() -> None:
+    path = API + "experiments/search"
+    assert not request_queues.computes(path, "GET", b"max_results=1")
+    assert request_queues.computes(path, "GET", b"max_results=1000")
+
+
+@pytest.mark.parametrize(
+    ("path", "lists"),
+    [
+        (API + "artifacts/list", True),
+        ("/ajax-api/2.0/mlflow/artifacts/list", True),
+        ("/api/2.0/mlflow-artifacts/artifacts", True),
+        (API + "logged-models/m-1/artifacts/directories", True),
+        ("/api/2.0/mlflow-artifacts/artifacts/1/r/artifacts/a.txt", False),
+        ("/ajax-api/2.0/mlflow/logged-models/m-1/artifacts/files", False),
+        ("/get-artifact", False),
+    ],
+)
+def test_lists_have_a_queue_of_their_own(path: str, lists: bool) -> None:
+    assert bool(request_queues.LISTS.fullmatch(path)) == lists
+
+
+def application(queues: Queues) -> tuple[Any, list[str]]:
+    """A router whose every way answers 200, and what went which way."""
+    taken: list[str] = []
+
+    def way(name: str) -> Any:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            body = (await receive())["body"]
+            taken.append(f"{name} {scope['path']}")
+            await send({"status": 200, "body": body})
+
+        return app
+
+    def wsgi(environ: dict[str, Any], start: Any) -> list[bytes]:
+        taken.append(f"fast {environ['path']}")
+        start("200 OK", [])
+        return [b"{}"]
+
+    fast = json_requests.WSGIBridge(wsgi, lambda scope, body: {"path": scope["path"]}, queues)
+    paths = frozenset({API + "runs/search", API + "runs/log-metric"})
+    return router.Router(way("full"), way("store"), queues, fast, paths), taken
+
+
+async def asked(app: Any, path: str, method: str = "POST") -> list[dict[str, Any]]:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> Any:
+        return EMPTY
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app({"type": "http", "path": path, "method": method, "query_string": b""}, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "queue"),
+    [
+        (API + "runs/search", "POST", "computing"),
+        ("/api/3.0/mlflow/traces/search", "POST", "computing"),
+        ("/graphql", "POST", "computing"),
+        (API + "artifacts/list", "GET", "lists"),
+        (API + "runs/log-metric", "POST", "logging"),
+    ],
+)
+def test_each_queue_refuses_for_itself_in_words_after_which_clients_come_again(
+    path: str, method: str, queue: str
+) -> None:
+    async def steps() -> None:
+        queues = Queues()
+        setattr(queues, queue, limiter(queue=0))
+        app, taken = application(queues)
+        end = await getattr(queues, queue).take()
+        start, body = await asked(app, path, method)
+        headers = dict(start["headers"])
+        assert start["status"] == 503 and int(headers[b"retry-after"]) > 0
+        assert json.loads(body["body"])["error_code"] == "TEMPORARILY_UNAVAILABLE"
+        for other, way in ((API + "runs/log-metric", "POST"), (API + "artifacts/list", "GET"), ("/version", "GET")):
+            if other != path:  # the others go on
+                assert (await asked(app, other, way))[0]["status"] == 200
+        assert not any(path in entry for entry in taken)
+        end()
+        assert (await asked(app, path, method))[0]["status"] == 200
+        assert getattr(queues, queue).free == 1
+
+    scene(steps())
+
+
+def test_uploads_and_downloads_wait_for_no_list() -> None:
+    async def steps() -> None:
+        queues = Queues()
+        queues.lists = limiter(queue=0)
+        app, taken = application(queues)
+        await queues.lists.take()
+        for method in ("GET", "PUT"):
+            path = "/api/2.0/mlflow-artifacts/artifacts/1/r/artifacts/a.txt"
+            assert (await asked(app, path, method))[0]["status"] == 200
+        assert [entry.split()[0] for entry in taken] == ["store", "store"]
+
+    scene(steps())
+
+
+def test_logging_has_a_thread_whatever_computes() -> None:
+    queues = Queues()
+    assert queues.logging.places + queues.computing.places <= json_requests.THREADS
+
+
+def test_threads_change_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(sys, "setswitchinterval", given.append)
+    request_queues.share_the_lock()
+    assert given == [request_queues.SWITCH_SECONDS]
