@@ -5,6 +5,7 @@ load URL SECONDS KIND    32 clients over raw HTTP (log-metric, log-batch, search
                          processors that the clients themselves used
 artifact URL MIB         one artifact up and down through the client: MiB a second
 boto ENDPOINT BUCKET MIB the same bytes with boto3, straight to the store
+files ENDPOINT BUCKET PREFIX COUNT  objects of one byte below a prefix, straight to the store: count, seconds
 mirror ENDPOINT BUCKET PREFIX FOLDER down|up THREADS  all objects below a prefix as files, or back: count, seconds
 """
 
@@ -156,6 +157,25 @@ def boto(endpoint: str, bucket: str, mib: int) -> dict[str, float]:
     return {"up": mib / up, "down": mib / down}
 
 
+def files(endpoint: str, bucket: str, prefix: str, count: int) -> dict[str, float]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import boto3
+    from botocore.config import Config
+
+    began, threads = time.perf_counter(), 16
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, region_name="us-east-1", config=Config(max_pool_connections=threads)
+    )
+
+    def put(number: int) -> None:
+        client.put_object(Bucket=bucket, Key=f"{prefix}/{number:06}.txt", Body=b"x")
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(put, range(count)))
+    return {"count": count, "seconds": time.perf_counter() - began}
+
+
 def mirror(endpoint: str, bucket: str, prefix: str, folder: str, way: str, threads: int) -> dict[str, float]:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -191,6 +211,7 @@ if __name__ == "__main__":
         "load": lambda: load(words[0], float(words[1]), words[2]),
         "artifact": lambda: artifact(words[0], int(words[1])),
         "boto": lambda: boto(words[0], words[1], int(words[2])),
+        "files": lambda: files(words[0], words[1], words[2], int(words[3])),
         "mirror": lambda: mirror(words[0], words[1], words[2], words[3], words[4], int(words[5])),
     }[what]()
     print(json.dumps(result))

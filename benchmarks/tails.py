@@ -23,7 +23,6 @@ RUNS, FILES, DELETED = 2_000, 10_000, 500
 SEARCHES, LISTS = 40, 200
 SECONDS, PROFILED_SECONDS = 20.0, 10
 PROFILER = ("tool", "run", "--from", "py-spy==0.4.3", "py-spy", "record", "--gil", "--nonblocking", "--format=raw")
-MAKE_FILES = 'mkdir -p "$0" && cd "$0" && i=0 && while [ $i -lt $1 ]; do echo $i > $i.txt; i=$((i+1)); done'
 DELETE = """UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = :began
 WHERE experiment_id = :experiment AND lifecycle_stage = 'active';"""
 
@@ -31,7 +30,7 @@ WHERE experiment_id = :experiment AND lifecycle_stage = 'active';"""
 class Side:
     """One system and the data in it; the commands are those that its users type."""
 
-    name, user, database, objects = "ours", "postgres", "mlflow", "mlflow-artifacts/live"  # of a new project
+    name, user, database, prefix = "ours", "postgres", "mlflow", "live/"  # of a new project
 
     def __init__(self, system: Ours | Baseline) -> None:
         self.system = system
@@ -52,8 +51,23 @@ class Side:
         self.run = str(info["run_id"])
         self.sql(FILL, first=1, last=RUNS, experiment=self.experiment, began=BEGAN)
         self.sql(TIDY)
-        folder = f"/data/objects/{self.objects}/{str(info['artifact_uri']).removeprefix('mlflow-artifacts:/')}"
-        run("docker", "exec", self.system.container("store"), "sh", "-c", MAKE_FILES, folder, str(FILES))
+        path = str(info["artifact_uri"]).removeprefix("mlflow-artifacts:/")
+        self.boto("files", self.prefix + path, str(FILES))
+
+    def store(self) -> tuple[str, str, str]:
+        """Where the store answers, and its keys."""
+        assert isinstance(self.system, Ours)
+        keys = self.system.ask("credentials")
+        return (
+            f"http://127.0.0.1:{self.system.env['TRACKBED_S3_PORT']}",
+            str(keys["S3_ACCESS_KEY"]),
+            str(keys["S3_SECRET_KEY"]),
+        )
+
+    def boto(self, what: str, *words: str) -> None:
+        endpoint, key, secret = self.store()
+        env = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+        client(what, endpoint, "mlflow-artifacts", *words, env=env, image=WEIGHED)
 
     def delete_runs(self) -> None:
         """DELETED more runs for `gc`."""
@@ -137,14 +151,15 @@ class Side:
 class BaselineSide(Side):
     """The usual compose file; backed up by the usual tools."""
 
-    name, user, database, objects = "baseline", "user", "mlflowdb", "mlflow-artifacts"
+    name, user, database, prefix = "baseline", "user", "mlflowdb", ""
 
     def backup(self) -> None:
         dump = ("pg_dump", "-Fc", "-f", "/tmp/dump", "-U", self.user, self.database)
         run("docker", "exec", self.system.container("postgres"), *dump)
-        keys = {"AWS_ACCESS_KEY_ID": "your-access-key", "AWS_SECRET_ACCESS_KEY": "your-secret-key"}
-        words = ("mirror", f"http://127.0.0.1:{BASELINE_STORE}", "mlflow-artifacts", "", "/tmp/mirror", "down", "8")
-        client(*words, env=keys, image=WEIGHED)
+        self.boto("mirror", self.experiment, "/tmp/mirror", "down", "8")
+
+    def store(self) -> tuple[str, str, str]:
+        return f"http://127.0.0.1:{BASELINE_STORE}", "your-access-key", "your-secret-key"
 
     def gc(self) -> None:
         backend = f"postgresql+psycopg2://{self.user}:password@postgres/{self.database}"
