@@ -240,7 +240,8 @@ def stage(engine: Engine, rest: Restorable, members: Iterator[Member], progress:
                 progress.amount("workspace", done, rest.file_bytes, f"{done >> 20} MiB")
 
     try:
-        staged = workspace_files.write(engine, rest.file_bytes, files(), lambda: held.stream())
+        waits = lambda seconds: progress.step(f"the notebook takes no files, for {seconds:.0f} s")  # noqa: E731
+        staged = workspace_files.write(engine, rest.file_bytes, files(), lambda: held.stream(), waits)
         if (staged.sums.text, staged.sums.count) != (rest.files_sum, rest.files):
             raise TrackbedError(
                 f"the workspace gives back {counted(staged.sums.count, 'file')} that are not those of the backup "

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING
 
 from helpers.data.checksum import SetSum
-from helpers.engines.streaming import Pipe
+from helpers.engines.streaming import Input, Pipe
 from helpers.errors import TrackbedError
 from helpers.services import MLFLOW, ProgressReporter
 
@@ -151,7 +151,7 @@ def send(pipe: Pipe, objects: Iterable[tuple[str, int, IO[bytes]]], more: bool =
         pipe.close()
 
 
-def _send(target: IO[bytes], name: str, size: int, content: IO[bytes]) -> None:
+def _send(target: Input, name: str, size: int, content: IO[bytes]) -> None:
     member = tarfile.TarInfo(f"o/{name}")
     member.size = size
     target.write(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from helpers.data.checksum import SetSum
-from helpers.engines.streaming import END_SECONDS, Pipe
+from helpers.engines.streaming import END_SECONDS, Pipe, Stuck
 from helpers.errors import TrackbedError
 from helpers.services import JUPYTER, State
 from helpers.suggestions import shown
@@ -118,20 +118,29 @@ def finish(pipe: Pipe, timeout: float = END_SECONDS, fail: Callable[[str], Track
 
 
 @contextmanager
-def _running(engine: Engine, *words: str) -> Iterator[Pipe]:
-    """The program with that task. Raises Unfit."""
+def _running(engine: Engine, *words: str, on_wait: Callable[[float], None] = lambda seconds: None) -> Iterator[Pipe]:
+    """The program with that task. Raises Unfit. ``on_wait`` is given the seconds in which it took nothing."""
     text = SCRIPT.read_bytes()
     with ExitStack() as stack:
         try:
             pipe = stack.enter_context(engine.pipe(JUPYTER, (*PYTHON, str(len(text)), engine.workspace_inside, *words)))
         except TrackbedError as error:
             raise Unfit(error.message) from None
-        try:
+        pipe.into.patience, pipe.into.on_wait = SILENCE, on_wait
+        with _sending():
             pipe.into.write(text)
-            pipe.into.flush()
-        except BrokenPipeError:
-            pass  # finish tells why
         yield pipe
+
+
+@contextmanager
+def _sending() -> Iterator[None]:
+    """What is written into the program. Raises Unfit where it takes nothing."""
+    try:
+        yield
+    except BrokenPipeError:
+        pass  # finish tells why
+    except Stuck:
+        raise Unfit(f"it has taken nothing for {SILENCE} s") from None
 
 
 def is_name(name: object) -> bool:
@@ -224,11 +233,9 @@ def read(
     """
     with _running(engine, "read", rules.text) as pipe:
         reader = Reader(pipe, size)
-        try:
+        with _sending():
             for name in names():
                 pipe.into.write(json.dumps(name).encode() + b"\n")
-        except BrokenPipeError:
-            pass  # finish tells why
         pipe.close()
         for name in names():
             line = reader.line()
@@ -254,14 +261,18 @@ class Staged:
 
 
 def write(
-    engine: Engine, size: int, members: Iterator[tuple[str, int, IO[bytes]]], listed: Callable[[], Any]
+    engine: Engine,
+    size: int,
+    members: Iterator[tuple[str, int, IO[bytes]]],
+    listed: Callable[[], Any],
+    on_wait: Callable[[float], None],
 ) -> Staged:
     """Files into a hidden folder of the workspace, ``listed`` gives the list (size, stream) once they are all read.
 
     Raises TrackbedError, and then the folder is gone.
     """
-    with _running(engine, "write", str(size)) as pipe:
-        try:
+    with _running(engine, "write", str(size), on_wait=on_wait) as pipe:
+        with _sending():
             for name, length, content in members:
                 pipe.into.write(json.dumps(["file", name, length]).encode() + b"\n")
                 while data := content.read(2**20):
@@ -271,8 +282,6 @@ def write(
             while data := stream.read(2**20):
                 pipe.into.write(data)
             pipe.into.write(b'["end"]\n')
-        except BrokenPipeError:
-            pass  # finish tells why
         pipe.close()
         sums, problems, reader = SetSum(), list[str](), Reader(pipe, size)
         while True:

@@ -351,12 +351,12 @@ def write(root: int, size: int, source: BinaryIO) -> None:
                 check(line[1])
                 restoring.file(line[1], int(line[2]), source)
                 continue
-            restoring.read_back()
-            with tempfile.TemporaryFile() as spool:
+            with tempfile.TemporaryFile() as spool:  # first: who sends it reads no sums yet
                 left = int(line[1])
                 while left and (data := source.read(min(left, CHUNK))):
                     spool.write(data)
                     left -= len(data)
+                restoring.read_back()
                 restoring.apply(spool)
     except BaseException:
         drop(root)

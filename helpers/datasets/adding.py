@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from helpers.data.checksum import SetSum
 from helpers.data.workspace_files import PYTHON, Reader, finish
@@ -20,7 +20,7 @@ from helpers.datasets.sources import Source
 from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.engines.data_volume import DataVolume
-from helpers.engines.streaming import Pipe, ticking
+from helpers.engines.streaming import Input, Pipe, ticking
 from helpers.errors import TrackbedError
 from helpers.imports.sources import File
 from helpers.project import state
@@ -293,7 +293,7 @@ def _send(
     return total
 
 
-def _copy(file: File, content: bytes | None, into: IO[bytes], chosen: Source) -> str:
+def _copy(file: File, content: bytes | None, into: Input, chosen: Source) -> str:
     """Gives the SHA-256."""
     total, left = hashlib.sha256(), file.size
     while left:

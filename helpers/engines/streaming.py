@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import subprocess
 import tempfile
 import threading
@@ -15,6 +17,50 @@ from typing import IO, Any
 from helpers.errors import TrackbedError
 
 END_SECONDS = 120.0
+PATIENCE = 1800.0  # seconds in which a command has to take some of its input
+TELL = 10.0  # seconds after which it is told that it takes none
+
+
+class Stuck(TrackbedError):
+    """A command has taken none of its input for too long."""
+
+
+class Input:
+    """A command's stdin, unbuffered. ``patience``: seconds in which it has to take something of what is written;
+    ``on_wait`` is given the seconds now and then while it takes nothing."""
+
+    def __init__(self, what: str, stream: IO[bytes]) -> None:
+        self._what, self._stream = what, stream
+        self.patience = PATIENCE
+        self.on_wait: Callable[[float], object] = lambda seconds: None
+        os.set_blocking(stream.fileno(), False)
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Write all of it. Raises BrokenPipeError where the command has ended, and Stuck."""
+        left = memoryview(data).cast("B")
+        handle, since, told = self._stream.fileno(), time.monotonic(), 0.0
+        while left:
+            try:
+                left = left[os.write(handle, left) :]
+                since, told = time.monotonic(), 0.0
+            except BlockingIOError:
+                waited = time.monotonic() - since
+                if waited > self.patience:
+                    raise Stuck(
+                        f"{self._what} has taken none of its input for {waited:.0f} s",
+                        "`invoke status` shows whether it is well; then run the same command again",
+                    ) from None
+                if waited > told + TELL:
+                    told = waited
+                    self.on_wait(waited)
+                select.select([], [handle], [], min(TELL, self.patience))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 class Pipe:
@@ -27,7 +73,7 @@ class Pipe:
         assert process.stdin is not None and process.stdout is not None
         self.what, self._process, self._errors, self._ignored = what, process, errors, ignored
         self.out: IO[bytes] = process.stdout
-        self.into: IO[bytes] = process.stdin
+        self.into = Input(what, process.stdin)
 
     def close(self) -> None:
         """Tell the command that its input has ended."""

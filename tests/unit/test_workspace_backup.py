@@ -19,6 +19,7 @@ from helpers.backups.repository import Snapshot
 from helpers.backups.repository_writer import Writer
 from helpers.backups.storage import Folder
 from helpers.data import workspace_files
+from helpers.engines import streaming
 from helpers.engines.base import JUPYTER, State
 from helpers.engines.streaming import Pipe, piped
 from helpers.errors import TrackbedError
@@ -33,7 +34,8 @@ class Notebook:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         folder.mkdir(exist_ok=True)
-        self.folder, self.workspace_inside, self.replaced = folder, str(folder), ""
+        self.folder, self.workspace_inside = folder, str(folder)
+        self.replaced = self.only = ""  # the program, for one task alone
         self.deployment = SimpleNamespace(workspace=folder)
         self.settings = SimpleNamespace(
             **{
@@ -49,7 +51,7 @@ class Notebook:
 
     def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[Pipe]:
         assert service == JUPYTER
-        if self.replaced:
+        if self.replaced and (self.only in argv or not self.only):
             return piped("python", [sys.executable, "-c", self.replaced])
         return piped("python", [sys.executable, *argv[1:]])
 
@@ -104,6 +106,36 @@ def tree(folder: Path) -> dict[str, Any]:
                 path.is_file() and path.read_bytes(),
             )
     return result
+
+
+def test_many_files_come_back(notebook: Notebook, tmp_path: Path) -> None:
+    """Before, the two sides waited for each other: the list did not fit into a pipe, and neither did the sums."""
+    for number in range(1500):
+        put(notebook, f"a folder {number % 7} with a name of some length/{'a file with a long name' * 4} {number}")
+    source, _ = back_up(notebook, tmp_path / "b.tar")
+    other = Notebook(tmp_path / "other")
+    assert restore(source, other) == ["workspace: 1500 files of the backup"]
+
+
+def test_a_notebook_that_takes_nothing_is_not_waited_for(
+    notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, a restore stood still until Ctrl-C."""
+    put(notebook, "large", os.urandom(2**20))
+    source, _ = back_up(notebook, tmp_path / "b.tar")
+    other = Notebook(tmp_path / "other")
+    other.replaced, other.only = "import time; time.sleep(600)", "write"
+    monkeypatch.setattr(workspace_files, "SILENCE", 1)
+    monkeypatch.setattr(streaming, "TELL", 0.2)
+    told: list[str] = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "step", told.append, raising=False)
+    rest = salvage.complete(source, None)
+    before, members = workspace.split(rest.members())
+    assert list(before)
+    with pytest.raises(TrackbedError, match="taken nothing for 1 s") as caught:
+        workspace.stage(other, rest, members, progress)  # type: ignore[arg-type]
+    assert "--no-workspace" in caught.value.hint and any("takes no files" in line for line in told)
 
 
 @pytest.fixture(params=["b.tar", "repository"])
