@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterator
 
 from helpers.backups import repository, repository_key
-from helpers.backups.formats import ENCRYPTED
+from helpers.backups.formats import ENCRYPTED, PLAIN, WITH_WORKSPACE
 from helpers.backups.needed import TRASH, original
 from helpers.backups.repository_key import NONCE, TAG, VERSION, Key
 from helpers.backups.storage import Blob, BlobStore, Missing, Unreadable
@@ -57,7 +57,10 @@ class Encrypted:
             return self._opened(path, self.inner.read(path, most + OVERHEAD))
         text = self.inner.read(path, 2 * (most + OVERHEAD))
         try:
-            sealed = base64.b64decode(json.loads(text)["encrypted"], validate=True)
+            content = json.loads(text)
+            if content["format"] in (PLAIN, WITH_WORKSPACE):
+                raise self._plain(path)
+            sealed = base64.b64decode(content["encrypted"], validate=True)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise self._altered(path) from None
         if _envelope(sealed) != text:
@@ -93,6 +96,14 @@ class Encrypted:
         return Altered(
             f"{self.inner}/{path} was damaged, or not written with the key of this place",
             f"`invoke backup.verify {self.inner}` tells what is whole there; see who can write to it",
+        )
+
+    def _plain(self, path: str) -> Altered:
+        return Altered(
+            f"{self.inner}/{path} is not encrypted, in a place that is: a Trackbed before 1.1.0 made it, or somebody "
+            "who has not the passphrase",
+            f"it is never restored from; delete {self.inner}/{path}, then `invoke backup.prune {self.inner}` removes "
+            "what only it needs",
         )
 
     def holds(self, path: str, size: int) -> bool:

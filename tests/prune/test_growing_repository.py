@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import random
+import secrets
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from helpers.backups import needed, repository, repository_writer
+from helpers.backups import encrypted, needed, repository, repository_writer
 from helpers.backups.bucket import Bucket
 from helpers.backups.repository import Snapshot
 from helpers.backups.storage import BlobStore, Folder
@@ -197,8 +198,15 @@ class Pruning:
 
 @contextmanager
 def place(kind: str, folder: Path) -> Iterator[tuple[BlobStore, dict[str, str]]]:
+    """The place, and the variables with which a task uses it."""
     if kind == "folder":
         yield Folder(folder), {}
+        return
+    if kind == "encrypted":
+        passphrase = secrets.token_urlsafe(16)
+        store = Folder(folder)
+        store.begin()
+        yield encrypted.opened(store, passphrase, make=True), {"TRACKBED_BACKUP_PASSPHRASE": passphrase}
         return
     with buckets.store("vault") as access:
         yield (
@@ -227,7 +235,7 @@ def restored(clone: Clone, store: BlobStore, name: str, around: dict[str, str]) 
     return {path.relative_to(active).as_posix(): digest(path.read_bytes()) for path in files}
 
 
-@pytest.mark.parametrize("kind", ["folder", "bucket"])
+@pytest.mark.parametrize("kind", ["folder", "encrypted", "bucket"])
 def test_two_hundred_backups_prune_to_their_policy(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seed = int(os.environ.get("TRACKBED_FAULT_SEED") or random.randrange(10**6))
     print(f"TRACKBED_FAULT_SEED={seed}")
@@ -246,21 +254,22 @@ def test_two_hundred_backups_prune_to_their_policy(kind: str, tmp_path: Path, mo
         pruning.look()
         rng = random.Random(seed)
         words = ["--now"] if kind == "bucket" else []  # nobody can make a bucket's objects older
-        if kind == "folder":
+        steps = [*STEPS, *(BUCKET if kind == "bucket" else FOLDER)]
+        if kind != "bucket":
             age(tmp_path / "repo")
         before = sum(blob.size for blob in store.listed("pieces/"))
-        pruning.round([*STEPS, *(FOLDER if kind == "folder" else BUCKET)], rng, *words)
+        pruning.round(steps, rng, *words)
         assert set(repository.names(store)) == pruning.kept
-        if kind == "folder":
+        if kind != "bucket":
             age(tmp_path / "repo")
-        pruning.round([*STEPS, *(FOLDER if kind == "folder" else BUCKET)], rng, *words)
+        pruning.round(steps, rng, *words)
         assert set(repository.names(store)) == pruning.kept
         after = sum(blob.size for blob in store.listed("pieces/"))
         with needed.Needed() as blobs:
             for name in pruning.kept:
                 blobs.add(Snapshot(store, name))
             assert {blob.path for blob in store.listed("pieces/")} == {p for p, _ in blobs if p.startswith("pieces/")}
-        if kind == "folder":
+        if kind != "bucket":
             assert not list(store.listed("trash/"))
         assert after < before and pruning.kills > RANDOM
         for name in (min(pruning.kept, key=repository.stamp), max(pruning.kept, key=repository.stamp)):

@@ -502,6 +502,30 @@ def test_a_plain_backup_that_somebody_puts_there_is_none(place: BlobStore, tmp_p
     assert objects(last)["1/a"] == b"new" * 400
 
 
+def test_what_an_earlier_version_leaves_there_is_told_and_hurts_nothing(tmp_path: Path) -> None:
+    """It knows no passphrase, and writes its backup in plain."""
+    lab = project(tmp_path / "state")
+    lab = replace(lab, settings=lab.settings.reload({}, backup_passphrase=PHRASE))
+    store = locations.target(lab.settings, f"{tmp_path}/repo/")
+    assert isinstance(store, Encrypted)
+    first = write(store, OBJECTS)
+    earlier = write(store.inner, {**OBJECTS, "1/plain": b"plain" * 100})
+    last = write(store, OBJECTS)
+    assert objects(first) == objects(last) == OBJECTS
+    problems = [row.problem for row in manage.listing(lab, f"{tmp_path}/repo")]
+    assert not problems[0] and "is not encrypted, in a place that is" in problems[1] and not problems[2]
+    result = damage.examine(store, repository.names(store))
+    assert not result.ok and set(result.unrestorable) == {earlier.name} and not result.damaged
+    with pytest.raises(TrackbedError, match="nothing is deleted") as caught:
+        prune.prune(store, "p", Policy(last=1), Silent(), at_once=True)
+    assert f"delete {store}/backups/{earlier.name}.json" in caught.value.hint
+    store.remove(f"backups/{earlier.name}.json")
+    gone = prune.prune(store, "p", Policy(last=1), Silent(), at_once=True)
+    assert gone.forgotten == [first.name] and objects(last) == OBJECTS
+    result = damage.examine(store, repository.names(store))
+    assert result.ok and result.unused == (0, 0)
+
+
 def test_a_plain_place_in_the_place_of_the_encrypted_one_is_refused(tmp_path: Path) -> None:
     """Else a restore would take what anybody has put there, and a backup would be written for anybody to read."""
     write(Folder(tmp_path / "repo"), {"1/a": b"evil"})
