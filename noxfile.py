@@ -210,7 +210,7 @@ def timers(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=NIGHTLY)
 def prune(session: nox.Session) -> None:
-    """200 backups in a folder and a bucket, pruned under kill -9: needs Docker for the bucket."""
+    """200 backups in a folder, an encrypted one and a bucket, pruned under kill -9: needs Docker for the bucket."""
     suite(session, "prune")
 
 
