@@ -27,14 +27,17 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 client, sent, back = MlflowClient(), tempfile.mkdtemp(), tempfile.mkdtemp()
 content = {"table.csv.gz": gzip.compress(b"1,2" * 9999), "all.tar.gz": gzip.compress(os.urandom(3 << 20)),
-           "model.bin": os.urandom((3 << 20) + 1), "empty": b"", "large.bin": os.urandom((50 << 20) + 1)}
+           "model.bin": os.urandom((3 << 20) + 1), "empty": b"", "größe +&,.txt": b"a", "large.bin": os.urandom((50 << 20) + 1)}
 for name, data in content.items():
     Path(sent, name).write_bytes(data)
 run = client.create_run("0")
 client.log_artifacts(run.info.run_id, sent, "folder")
 found = Path(client.download_artifacts(run.info.run_id, "folder", back))
 repository = get_artifact_repository(run.info.artifact_uri)
+again = Path(repository.download_artifacts("folder", tempfile.mkdtemp()))
 print(json.dumps({"equal": {path.name: path.read_bytes() == content.get(path.name) for path in found.iterdir()},
+                  "again": {path.name: path.read_bytes() == content.get(path.name) for path in again.iterdir()},
+                  "many": repository._addresses._offered,
                   "straight": [name for name in content if repository._should_multipart_upload(Path(sent, name))],
                   "by": type(repository).__module__}))
 """
@@ -220,7 +223,9 @@ def test_notebook_trains_and_its_run_is_there(deployment: Clone, trained: Execut
 
 def test_artifacts_come_back_as_they_were(deployment: Clone) -> None:
     result = Lab(deployment.value("jupyter-url")).run_cells([DOWNLOADS]).result
-    assert result["equal"] == dict.fromkeys(("table.csv.gz", "all.tar.gz", "model.bin", "empty", "large.bin"), True)
+    names = ("table.csv.gz", "all.tar.gz", "model.bin", "empty", "größe +&,.txt", "large.bin")
+    assert result["equal"] == result["again"] == dict.fromkeys(names, True)
+    assert result["many"] is (deployment.engine != "embedded"), "addresses of many files at once"
     assert result["straight"] == ([] if deployment.engine == "embedded" else ["large.bin"])
     assert result["by"] == "trackbed_notebook.artifacts", "this MLflow is not built as the plugin expects"
 

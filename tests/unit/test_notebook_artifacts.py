@@ -81,8 +81,24 @@ class Own:
 
     fresh: Any = None
 
+    straight = True
+
     def __init__(self) -> None:
         self.chunk_thread_pool = ThreadPoolExecutor(3)
+        self.files: list[Any] = []
+        self.own_way: list[str] = []
+
+    def _is_multipart_download_enabled(self) -> bool:
+        return self.straight
+
+    def _construct_artifact_uri_and_path(self, base_endpoint: str, artifact_path: str) -> tuple[str, str]:
+        return "http://mlflow", f"{base_endpoint}/1/run/artifacts"
+
+    def _iter_artifacts_recursive(self, path: str) -> Iterator[Any]:
+        yield from self.files
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        self.own_way.append(remote_file_path)
 
     def _get_presigned_download_url(self, remote_file_path: str) -> Any:
         if self.fresh is None:
@@ -132,6 +148,8 @@ def mlflow(monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
         "mlflow.exceptions": {"MlflowException": type("MlflowException", (Exception,), {})},
         "mlflow.store.artifact.mlflow_artifacts_repo": {"MlflowArtifactsRepository": Own},
         "mlflow.utils.file_utils": {"ArtifactProgressBar": Bar},
+        "mlflow.utils.credentials": {"get_default_host_creds": lambda uri: uri},
+        "mlflow.utils.rest_utils": {"http_request": None},
         "mlflow.utils.request_utils": {"cloud_storage_http_request": requests.request},
     }
     for name, content in names.items():
@@ -219,6 +237,119 @@ def test_a_full_disk_is_told_at_once(
     monkeypatch.setattr(artifacts, "fetch", full)
     with pytest.raises(OSError, match="No space left"):
         download(artifacts, store, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+# --- small files of a folder: many addresses at once
+
+
+class Server:
+    """The server's addresses of many files; ``answers`` stands for what it says."""
+
+    def __init__(self, store: Store, status: int = 200, seconds: float = 300) -> None:
+        self.store, self.status, self.seconds = store, status, seconds
+        self.asked: list[list[str]] = []
+
+    def __call__(self, host: str, endpoint: str, method: str, json: Any) -> Any:
+        assert (host, endpoint, method) == ("http://mlflow", "/mlflow-artifacts/presigned", "POST")
+        self.asked.append(json["paths"])
+        answer = requests.Response()
+        answer.status_code = self.status
+        urls = [f"{self.store.url}?{path}" for path in json["paths"]]
+        answer.json = lambda **_: {"urls": urls, "seconds": self.seconds}  # type: ignore[method-assign]
+        return answer
+
+
+def folder_of(artifacts: Any, server: Server, count: int, size: int | None = None) -> Any:
+    """A repository that lists so many files, each of them the store's object."""
+    artifacts.http_request = server
+    repository = artifacts.Repository()
+    size = len(server.store.content) if size is None else size
+    repository.files = [SimpleNamespace(path=f"f{n}", is_dir=False, file_size=size) for n in range(count)]
+    repository.files.append(SimpleNamespace(path="empty", is_dir=True, file_size=None))
+    return repository
+
+
+def all_of_it(repository: Any, target: Path) -> list[str]:
+    """Fetch the listed files as MLflow does; gives the names of those that arrived."""
+    listed = [info.path for info in repository._iter_artifacts_recursive("") if not info.is_dir]
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(repository._download_file, path, str(target / path)) for path in listed]:
+            done.result()
+    return sorted(os.listdir(target))
+
+
+def test_small_files_get_their_addresses_many_at_a_time(
+    artifacts: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "AT_ONCE", 4)
+    server = Server(store)
+    repository = folder_of(artifacts, server, 10)
+    assert all_of_it(repository, tmp_path) == [f"f{n}" for n in range(10)]
+    assert all((tmp_path / f"f{n}").read_bytes() == CONTENT for n in range(10))
+    assert repository.own_way == [] and len(server.asked) == 3
+    assert sorted(sum(server.asked, [])) == [f"1/run/artifacts/f{n}" for n in range(10)]
+    repository._download_file("f0", str(tmp_path / "f0"))  # alone, and again
+    assert repository.own_way == ["f0"]
+
+
+@pytest.mark.parametrize("size", [0, (8 << 20) + 1])
+def test_empty_and_large_files_are_mlflows(artifacts: Any, store: Store, tmp_path: Path, size: int) -> None:
+    server = Server(store)
+    repository = folder_of(artifacts, server, 2, size)
+    assert all_of_it(repository, tmp_path) == []
+    assert sorted(repository.own_way) == ["f0", "f1"] and server.asked == []
+
+
+@pytest.mark.parametrize("fault", ["expired", "whole", "moved", "cut", "fewer"])
+def test_a_small_file_that_does_not_arrive_is_left_to_mlflow(
+    artifacts: Any, store: Store, tmp_path: Path, fault: str
+) -> None:
+    store.faults = [fault]
+    repository = folder_of(artifacts, Server(store), 3)
+    assert len(all_of_it(repository, tmp_path)) == 2  # no part of the third
+    assert len(repository.own_way) == 1
+
+
+def test_a_file_that_has_grown_since_the_list_is_not_cut(artifacts: Any, store: Store, tmp_path: Path) -> None:
+    repository = folder_of(artifacts, Server(store), 1, len(CONTENT) - 1)
+    assert all_of_it(repository, tmp_path) == [] and repository.own_way == ["f0"]
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_without_such_addresses_is_asked_once(
+    artifacts: Any, store: Store, tmp_path: Path, status: int
+) -> None:
+    server = Server(store, status)
+    repository = folder_of(artifacts, server, 5)
+    assert all_of_it(repository, tmp_path) == []
+    assert len(repository.own_way) == 5 and len(server.asked) == 1
+
+
+def test_whoever_does_not_reach_the_store_asks_for_no_address(artifacts: Any, store: Store, tmp_path: Path) -> None:
+    server = Server(store)
+    repository = folder_of(artifacts, server, 2)
+    repository.straight = False
+    assert all_of_it(repository, tmp_path) == []
+    assert len(repository.own_way) == 2 and server.asked == []
+
+
+def test_an_address_is_not_used_when_it_may_have_ended(artifacts: Any, store: Store, tmp_path: Path) -> None:
+    server = Server(store, seconds=0)
+    repository = folder_of(artifacts, server, 3)
+    assert len(all_of_it(repository, tmp_path)) == 3
+    assert len(server.asked) == 3
+
+
+def test_a_full_disk_ends_a_small_file_too(
+    artifacts: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifacts, "fetch", full)
+    with pytest.raises(OSError, match="No space left"):
+        all_of_it(folder_of(artifacts, Server(store), 1), tmp_path)
     assert os.listdir(tmp_path) == []
 
 

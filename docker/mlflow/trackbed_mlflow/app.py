@@ -43,7 +43,15 @@ def create() -> Any:
 
 def change_mlflow(handlers: Any, flask_app: Any, app: Any) -> None:
     """What MLflow's own handlers do otherwise here."""
-    from trackbed_mlflow import artifact_locations, artifact_pool, encryption, jobs, model_metrics, ui_defaults
+    from trackbed_mlflow import (
+        artifact_locations,
+        artifact_pool,
+        download_addresses,
+        encryption,
+        jobs,
+        model_metrics,
+        ui_defaults,
+    )
     from trackbed_mlflow.edge import bad_requests, graphql_limits
 
     artifact_locations.guard_server(handlers)
@@ -53,6 +61,7 @@ def change_mlflow(handlers: Any, flask_app: Any, app: Any) -> None:
     bad_requests.guard(handlers, flask_app, app, bucket)
     graphql_limits.guard(handlers, flask_app, bad_requests.invalid)
     ui_defaults.install(flask_app)
+    download_addresses.install(handlers, flask_app)
     artifact_pool.larger_blocks()
     if jobs.enabled(os.environ):
         from mlflow.server import gateway_api

@@ -295,9 +295,21 @@ TABLE = (
 )
 
 
+# Trackbed's own, beside MLflow's
+OURS = (
+    Group(
+        "/api/2.0/mlflow-artifacts/",
+        OFFERED,
+        "addresses of many artifacts, as presigned/{path} of one",
+        POST="presigned",
+    ),
+)
+
+
 def table(jobs: bool) -> tuple[Group, ...]:
     """What is offered with MLFLOW_JOBS=on or off."""
-    return tuple(group._replace(offered=jobs or group.offered) if group in JOB_ROUTES else group for group in TABLE)
+    judged = (group._replace(offered=jobs or group.offered) if group in JOB_ROUTES else group for group in TABLE)
+    return (*judged, *OURS)
 
 
 DOUBLED = re.compile("/{2,}")
