@@ -1,14 +1,15 @@
 """`invoke backup` and `invoke restore` against `pg_dump` and a plain mirror of the store, in turns, in one run.
 
     python -m benchmarks.backup [fill|measure|remove] [--engine=docker|embedded] [--runs=10000] [--mib=5120]
-                                [--rounds=2] [--only=backup,restore] [--folder=DIR] [--json=FILE]
+                                [--rounds=2] [--only=backup,again,restore] [--folder=DIR] [--json=FILE]
 
 Two systems are filled: a whole one, and one of a tenth of it for the proof that memory does not grow. Rows go into the
 database by SQL, objects into the store by `trackbed-mlflow in`. The plain way: pg_dump -Fc through the same pipe and
 boto3 with 8 threads in a container beside the store (docker), or `cp -r` of the artifacts (embedded); pg_restore and
-the same back into names of its own. Both sides start after a `sync` and end with one: what is measured is on the disk.
-Peak memory is VmHWM of the task and of its command inside the service, looked at 10 times a second. Without a step: all
-three. Needs root and an engine on this machine, to see its processes. Timings never decide a test.
+the same back into names of its own. `again`: a second backup into a repository, after one percent of the objects of
+each size changed, against the first one. Both sides start after a `sync` and end with one: what is measured is on the
+disk. Peak memory is VmHWM of the task and of its command inside the service, looked at 10 times a second. Without a
+step: all three. Needs root and an engine on this machine, to see its processes. Timings never decide a test.
 """
 
 from __future__ import annotations
@@ -290,9 +291,34 @@ def plain_restore(system: Filled, folder: Path, name: str) -> None:
 # the measures
 
 
+def changed(runs: int, mib: int, number: int) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Every hundredth object with another content, other ones for another ``number``."""
+    for place, (path, size, _) in enumerate(contents(runs, mib)):
+        if place % 100 == number % 100:
+            yield path, size, cast("IO[bytes]", Some(size, 100_003 * (number + 1) + place))
+
+
+def again(whole: Filled, folder: Path, rounds: int, runs: int, mib: int, what: str) -> list[Measure]:
+    """The second backup into a repository against the first."""
+    result = Measure(f"second backup into a repository, 1 % changed, {what}", "<= 0.1", "s", limit=0.1)
+    place = folder / "repository"
+    for number in range(rounds):
+        shutil.rmtree(place, ignore_errors=True)
+        with on_disk(result.other):
+            whole.invoke("backup", f"--to={place}/")
+        _, engine = whole.opened()
+        artifacts.write(engine, whole.live["prefix"], changed(runs, mib, number))
+        with on_disk(result.ours):
+            whole.invoke("backup", f"--to={place}/")
+        print(f"again: {result.ours[-1]:.1f} s, the first {result.other[-1]:.1f} s", file=sys.stderr, flush=True)
+    return [result]
+
+
 def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[str], what: str) -> list[Measure]:
     result = []
     for kind in only:
+        if kind == "again":
+            continue  # without plain tools
         speed = Measure(f"{kind}, {what}", "-", "s", limit=float("inf"))
         task = Measure(f"{kind}: peak memory of the task, against a tenth of the data", "<= 1.1", "MiB", limit=1.1)
         inside = Measure(f"{kind}: peak memory inside the service, against a tenth", "<= 1.1", "MiB", limit=1.1)
@@ -351,7 +377,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--mib", type=int, default=5120)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", default="backup,restore")
+    parser.add_argument("--only", default="backup,again,restore")
     parser.add_argument("--folder", default="")
     parser.add_argument("--json", default=str(ROOT / ".nox" / "bench-backup.json"))
     reported = parser.parse_args()
@@ -374,16 +400,10 @@ def main() -> None:
     def measured() -> None:
         for system in (whole, tenth):
             system.invoke("up")  # of this very clone
-        result.extend(
-            measure(
-                whole,
-                tenth,
-                folder,
-                reported.rounds,
-                reported.only.split(","),
-                f"{reported.runs} runs, {reported.mib} MiB, {reported.engine}",
-            )
-        )
+        kinds, what = reported.only.split(","), f"{reported.runs} runs, {reported.mib} MiB, {reported.engine}"
+        result.extend(measure(whole, tenth, folder, reported.rounds, kinds, what))
+        if "again" in kinds:
+            result.extend(again(whole, folder, reported.rounds, reported.runs, reported.mib, what))
 
     def removed() -> None:
         for system in (whole, tenth):
