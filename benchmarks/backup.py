@@ -292,9 +292,9 @@ def plain_restore(system: Filled, folder: Path, name: str) -> None:
 
 
 def changed(runs: int, mib: int, number: int) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Every hundredth object with another content, other ones for another ``number``."""
+    """Every hundredth object with another content, other ones for another ``number``; none that is a percent itself."""
     for place, (path, size, _) in enumerate(contents(runs, mib)):
-        if place % 100 == number % 100:
+        if place % 100 == number % 100 and size < mib * 2**20 // 100:
             yield path, size, cast("IO[bytes]", Some(size, 100_003 * (number + 1) + place))
 
 
