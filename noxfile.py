@@ -275,6 +275,14 @@ def bench_backup(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.backup", *session.posargs)
 
 
+@nox.session(default=False, tags=NIGHTLY)
+def bench_growth(session: nox.Session) -> None:
+    """Pages with 10^3 runs, then 10^6 of 100 experiments, in a project of its own: needs root, 20 GB and quiet."""
+    install(session)
+    words = session.posargs or ("--engine=embedded", "--experiments=100", "--runs=10000")
+    session.run("python", "-m", "benchmarks.growth", *words)
+
+
 def audited(session: nox.Session) -> list[str]:
     """The tools that look at locks, from a lock of their own; gives the locks."""
     session.env.update(uv_settings(os.environ))

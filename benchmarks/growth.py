@@ -1,9 +1,12 @@
 """How answers slow down as runs pile up: one experiment with 10^3 runs, then with 10^5 and 10^6 rows of metrics.
 
     python -m benchmarks.growth [--runs=100000]
+    python -m benchmarks.growth --experiments=100 --runs=10000   # 10^6 runs, 10^7 rows, 10^4 experiments
 
-Asks the system of this clone's settings (`invoke up` first; its data should be empty), on either engine. Runs are
-written by SQL in the exact shape that MLflow writes, which is checked against a run that MLflow wrote itself.
+Asks the system of this clone's settings (`invoke up` first; its data should be empty), on either engine. With
+--engine=docker or --engine=embedded it makes one of its own, and removes it at the end.
+
+Runs are written by SQL in the exact shape that MLflow writes, which is checked against a run that MLflow wrote itself.
 """
 
 from __future__ import annotations
@@ -11,12 +14,17 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import shutil
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.backup import Filled
 from benchmarks.bench import table
 from benchmarks.systems import Measure
 from helpers import lifecycle, status
@@ -25,7 +33,10 @@ from helpers.engines.base import MLFLOW, POSTGRES, Engine
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
 
-SMALL, LARGE, LIMIT = 1_000, 100_000, 2.0
+SMALL, LARGE = 1_000, 100_000
+LIMIT, SITE_LIMIT = 2.0, 3.0  # one large experiment; many beside it
+PAGES = 1_000, 10_000  # experiments of the page of experiments
+CHART = 100  # runs of a chart, and of a comparison
 LONG_HISTORY = 1_000  # steps of the one run whose history is asked for
 BEGAN = 1_700_000_000_000
 TABLES = ("runs", "params", "tags", "metrics", "latest_metrics")
@@ -54,8 +65,13 @@ INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
 SELECT key, value, at, step, false, id FROM points WHERE step = 4;
 COMMIT;
 """
+EXPERIMENTS = """
+INSERT INTO experiments (name, artifact_location, lifecycle_stage, creation_time, last_update_time, workspace)
+SELECT 'listed-' || i, 'mlflow-artifacts:/listed-' || i, 'active', :began + i, :began + i, 'default'
+FROM generate_series(:first, :last) i;
+"""
 # what autovacuum does in its own time
-TIDY = "VACUUM ANALYZE runs, params, tags, metrics, latest_metrics;"
+TIDY = "VACUUM ANALYZE runs, params, tags, metrics, latest_metrics, experiments;"
 
 
 class Asker:
@@ -205,6 +221,30 @@ def questions(asker: Asker, experiment: str, run: str) -> dict[str, Callable[[],
             },
         )
 
+    def charted() -> list[str]:
+        """The newest runs of the fill: each has a metric of five steps."""
+        if not ids:
+            ids.extend(
+                one["info"]["run_id"]
+                for one in asker.search(experiment, filter="params.depth != ''", max_results=CHART)
+            )
+        return ids
+
+    def chart() -> None:
+        words = "&".join(f"run_ids={one}" for one in charted())
+        path = f"/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval?{words}&metric_key=loss&max_results=320"
+        if len(asker.ask("GET", path)["metrics"]) != CHART * 5:
+            raise SystemExit("the chart is not whole")
+
+    def compare() -> None:
+        for one in charted():
+            asker.ask("GET", f"/ajax-api/2.0/mlflow/runs/get?run_id={one}")
+
+    def listed() -> None:
+        words = {"max_results": 25, "order_by": ["last_update_time DESC"]}
+        asker.ask("POST", "/ajax-api/2.0/mlflow/experiments/search", words)
+
+    ids: list[str] = []
     return {
         "search_runs page": page(25),
         "search_runs page, ordered by a metric": page(25, order_by=["metrics.loss ASC"]),
@@ -213,6 +253,9 @@ def questions(asker: Asker, experiment: str, run: str) -> dict[str, Callable[[],
         "search_runs page, tag of every fifth run": page(25, filter="tags.team = 't3'"),
         f"metric history, {LONG_HISTORY} steps": history,
         "first page of the UI": first_page,
+        f"chart of a metric over {CHART} runs": chart,
+        f"compare {CHART} runs, one request each": compare,
+        "page of experiments": listed,
     }
 
 
@@ -227,22 +270,35 @@ def measure(ask: Callable[[], object], count: int = 21) -> list[float]:
     return times
 
 
-def grow(project: Project, runs: int) -> list[Measure]:
-    """Rows whose "ours" is the time with ``runs`` runs and whose "baseline" the time with SMALL."""
+def grow(project: Project, runs: int, experiments: int = 1) -> list[Measure]:
+    """Rows whose "ours" is the time with ``runs`` runs in each of the experiments, and whose "baseline" the time with
+    SMALL runs in one."""
     engine, database = status.running(project), project.state.active["database"]
+    limit = LIMIT if experiments == 1 else SITE_LIMIT
     with engine.open(MLFLOW, "http") as address:
         asker = Asker(address.url, engine.access_token())
-        experiment = str(asker.api("experiments/create", {"name": f"growth-{time.time_ns()}"})["experiment_id"])
         if int(sql(engine, database, "SELECT count(*) FROM runs")[0]) > SMALL:
             raise SystemExit("this system has runs already: growth is measured from an empty one")
-        reported = {"experiment": experiment, "began": BEGAN}
-        sql(engine, database, FILL, first=1, last=SMALL, **reported)
-        verify(engine, database, asker, experiment)
-        asked = questions(asker, experiment, long_run(asker, experiment))
-        result = [Measure(f"{name}, {SMALL} to {runs} runs", f"<= {LIMIT:.0f} x", "ms", limit=LIMIT) for name in asked]
-        for samples, last in (("other", SMALL), ("ours", runs)):
-            if last > SMALL:
-                sql(engine, database, FILL, first=SMALL + 1, last=last, **reported)
+        names = [f"growth-{time.time_ns()}-{number}" for number in range(experiments)]
+        ids = [str(asker.api("experiments/create", {"name": name})["experiment_id"]) for name in names]
+
+        def fill(number: int, first: int, last: int) -> None:
+            at = number * runs  # the number of a run is part of its id
+            variables = {"experiment": ids[number], "began": BEGAN, "first": at + first, "last": at + last}
+            sql(engine, database, FILL, **variables)
+
+        fill(0, 1, SMALL)
+        sql(engine, database, EXPERIMENTS, began=BEGAN, first=1, last=PAGES[0])
+        verify(engine, database, asker, ids[0])
+        asked = questions(asker, ids[0], long_run(asker, ids[0]))
+        title = f"{SMALL} to {runs} runs" + (f", {experiments} experiments" if experiments > 1 else "")
+        result = [Measure(f"{name}, {title}", f"<= {limit:.0f} x", "ms", limit=limit) for name in asked]
+        for samples in ("other", "ours"):
+            if samples == "ours":
+                fill(0, SMALL + 1, runs)
+                for number in range(1, experiments):
+                    fill(number, 1, runs)
+                sql(engine, database, EXPERIMENTS, began=BEGAN, first=PAGES[0] + 1, last=PAGES[1])
             sql(engine, database, TIDY)
             asker.connection.close()  # the server has ended it, the fill lasts longer than its patience
             for row, ask in zip(result, asked.values(), strict=True):
@@ -255,11 +311,29 @@ def spread(found: list[Measure]) -> str:
     return table(found).replace("| ours | baseline |", f"| large | {SMALL} runs |", 1)
 
 
+@contextmanager
+def own_project(engine: str) -> Iterator[Project]:
+    """An empty project that is up, removed afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="trackbed-bench-"))
+    folder.chmod(0o755)  # the services' accounts go through it
+    system = Filled(engine, folder, "growth", 27240)
+    try:
+        system.invoke("up")
+        yield system.opened()[0]
+    finally:
+        system.invoke("down", "--delete-data", "--yes")
+        shutil.rmtree(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=LARGE)
+    parser.add_argument("--runs", type=int, default=LARGE, help="of each experiment")
+    parser.add_argument("--experiments", type=int, default=1)
+    parser.add_argument("--engine", choices=("docker", "embedded"), help="measure a project of its own")
+    args = parser.parse_args()
     try:
-        result = grow(lifecycle.load({}), parser.parse_args().runs)
+        with own_project(args.engine) if args.engine else nullcontext(lifecycle.load({})) as project:
+            result = grow(project, args.runs, args.experiments)
     except TrackbedError as error:
         raise SystemExit(f"error: {error}; {error.hint}") from None
     for row in result:

@@ -11,7 +11,9 @@ import random
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy  # type: ignore[import-not-found,unused-ignore]
@@ -21,6 +23,7 @@ from mlflow.entities import (  # type: ignore[import-not-found,unused-ignore]
     DatasetInput,
     Metric,
     Param,
+    RunStatus,
     RunTag,
     ViewType,
 )
@@ -31,8 +34,8 @@ from mlflow.utils.proto_json_utils import message_to_json  # type: ignore[import
 URI, MODULES = sys.argv[1:]
 sys.path.insert(0, MODULES)
 
-from trackbed_mlflow import fast_path  # noqa: E402
-from trackbed_mlflow.fast_path import json_answers  # noqa: E402
+from trackbed_mlflow import fast_path, indexes  # noqa: E402
+from trackbed_mlflow.fast_path import json_answers, pages  # noqa: E402
 from trackbed_mlflow.fast_path import store as entry_point  # noqa: E402
 
 ROWS = {
@@ -41,6 +44,7 @@ ROWS = {
     "params": "key, value",
     "tags": "key, value",
 }
+DEFAULTS = pages.RARE, pages.FIRST_WALK, pages.LONGEST_WALK
 VALUES = (0.5, -0.0, 1.0, 3.0, 1e300, -1e-300, math.nan, math.inf, -math.inf, 7)
 compared: Counter[str] = Counter()
 different: list[str] = []
@@ -209,6 +213,166 @@ def searching(pair: Pair) -> None:
         same("get_run", *(pair.entities([store.get_run(one)]) for store, one in zip(pair.stores, run, strict=True)))
 
 
+LONG = "x" * 5990
+FILTERS = (
+    "",
+    "params.p = '1'",
+    "params.p = '1' and params.q = 'one'",
+    f"params.long = '{LONG}3'",
+    "params.p = 'none'",
+    "params.p = ''",
+    "params.p != '1'",
+    "params.p LIKE '1%'",
+    "tags.t = 'a' and metrics.m > 0.2",
+    "tags.`mlflow.runName` = 'run 7'",
+    "attributes.run_name = 'run 7'",
+    "attributes.run_name = 'twice' and params.p = '0'",
+    "attributes.run_name LIKE 'run%' and params.p = '2'",
+    "attributes.status = 'FAILED' and params.p = '1'",
+    "params.p = '1' and metrics.m != 1",
+    "params.none IS NULL and tags.t = 'b'",
+    "params.p = '1' and dataset.name = 'd'",
+    "params.p = 'it''s'",
+    "nonsense = 3",
+    "params.p > '1'",
+)
+ORDERS: tuple[list[str], ...] = (
+    [],
+    ["metrics.m"],
+    ["metrics.m DESC"],
+    ["metrics.`m` ASC", "start_time ASC"],
+    ["metrics.m DESC", "params.p", "tags.t DESC"],
+    ["metrics.m", "metrics.n DESC"],
+    ["metrics.same"],
+    ["metrics.same DESC", "attributes.start_time DESC"],
+    ["metrics.none"],
+    ["metrics.rare DESC"],
+    ["params.p DESC", "metrics.m"],
+    ["tags.t"],
+    ["attributes.end_time"],
+    ["attributes.status DESC", "attributes.run_name"],
+    ["start_time DESC"],
+    ["start_time", "metrics.m"],
+    ["metrics.m", "metrics.m DESC"],
+    ["attribute.artifact_uri"],
+    ["dataset.name"],
+    ["nonsense"],
+)
+
+
+def paged(own: Any, ours: Any, dice: random.Random) -> None:
+    """Every filter in every order, page by page, over ties, NaN, what is missing, and what was deleted."""
+    indexes.ensure(own.engine)
+    pages.LOOK_AGAIN = 0.0  # earlier searches saw none
+    experiments = [own.create_experiment(f"pages {number}") for number in range(3)]
+    for number in range(90):
+        at = dice.choice((dice.randrange(5), dice.randrange(1000)))
+        name = dice.choice((f"run {number % 40}", "twice"))
+        run = own.create_run(dice.choice(experiments), "me", at, [RunTag("t", dice.choice("ab"))], name).info
+        values = {"m": dice.choice((*VALUES, 0.25, 0.25, dice.random())), "same": 1.0, "n": float(number % 3)}
+        given = [Metric(key, value, 0, 0) for key, value in values.items() if key == "same" or dice.random() < 0.8]
+        words = {"p": dice.choice(("0", "1", "2", "", "10")), "q": "one", "long": f"{LONG}{number % 5}"}
+        said = [Param(key, word) for key, word in words.items() if dice.random() < 0.9]
+        own.log_batch(run.run_id, given + [Metric("rare", 1.0, 0, 0)] * (number % 50 == 0), said, [])
+        if dice.random() < 0.5:
+            status = dice.choice((RunStatus.FINISHED, RunStatus.FAILED))
+            own.update_run_info(run.run_id, status, dice.randrange(50), None)
+        if number % 10 == 0:
+            own.log_inputs(run.run_id, [DatasetInput(Dataset(name, "digest", "local", "here")) for name in ("d", "e")])
+        if dice.random() < 0.15:
+            own.delete_run(run.run_id)
+    taken: Counter[str] = Counter()
+    for kind in ("walked", "sorted"):
+        method = getattr(pages.Page, kind)
+
+        def counted(self: Any, *words: Any, kind: str = kind, method: Any = method) -> Any:
+            taken[kind] += 1
+            return method(self, *words)
+
+        setattr(pages.Page, kind, counted)
+    views = (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY, ViewType.ALL)
+    for filter_string in FILTERS:
+        for order in ORDERS:
+            if dice.random() < 0.6:
+                continue
+            pages.RARE = dice.choice((0, 8, 1000))
+            pages.FIRST_WALK, pages.LONGEST_WALK = dice.choice(((500, 10_000), (1, 60), (20, 30)))
+            asked: dict[str, Any] = {
+                "experiment_ids": dice.choice((experiments[:1], experiments[1:], experiments, [])),
+                "filter_string": filter_string,
+                "order_by": order,
+                "run_view_type": dice.choice(views),
+                "max_results": dice.choice((2, 17, 1000)),
+            }
+            same("page", *(answer(lambda store=store, asked=asked: followed(store, asked)) for store in (own, ours)))
+    compared.update({f"pages {kind}": count for kind, count in taken.items()})
+
+
+RUNS = """
+INSERT INTO runs (run_uuid, name, user_id, status, start_time, lifecycle_stage, artifact_uri, experiment_id)
+SELECT md5('grown' || i), 'grown', 'me', 'FINISHED', i, 'active', 'file:///unused', :experiment FROM generate_series(1, 20000) i;
+INSERT INTO params SELECT 'seed', i, md5('grown' || i) FROM generate_series(1, 20000) i;
+INSERT INTO tags SELECT 'half', i % 2, md5('grown' || i) FROM generate_series(1, 20000) i;
+INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
+SELECT 'loss', abs(hashint4(i)), 0, 0, false, md5('grown' || i) FROM generate_series(1, 20000) i;
+ANALYZE runs, params, tags, latest_metrics;
+"""
+
+
+def grown(own: Any, ours: Any) -> None:
+    """A page of many runs is found by reading few rows, where MLflow's own statement reads those of every run."""
+    indexes.ensure(own.engine)
+    experiment = own.create_experiment("grown")
+    with own.engine.begin() as connection:
+        connection.execute(sqlalchemy.text(RUNS), {"experiment": int(experiment)})
+    pages.RARE, pages.FIRST_WALK, pages.LONGEST_WALK = DEFAULTS
+    questions: dict[str, dict[str, Any]] = {
+        "by a metric": {"order_by": ["metrics.loss DESC"]},
+        "of one value": {"filter_string": "params.seed = '77'"},
+        "of a frequent value": {"filter_string": "tags.half = '1'"},
+    }
+    for name, words in questions.items():
+        asked: dict[str, Any] = {"filter_string": "", "run_view_type": ViewType.ALL, "max_results": 25, **words}
+        counts = []
+        for store in (own, ours):
+            with rows_read(store) as read:
+                store.search_runs([experiment], **asked)
+            counts.append(sum(read))
+        compared[f"rows of MLflow's page {name}"], compared[f"rows of a page {name}"] = counts
+
+
+@contextmanager
+def rows_read(store: Any) -> Iterator[list[int]]:
+    """How many rows go through the plan of each SELECT of a store, explained before it runs."""
+    read: list[int] = []
+
+    def rows_of(plan: dict[str, Any]) -> float:
+        own = (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
+        return float(own) + sum(rows_of(below) for below in plan.get("Plans", ()))
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if statement.startswith("SELECT"):
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+            read.append(round(rows_of(cursor.fetchone()[0][0]["Plan"])))
+
+    sqlalchemy.event.listen(store.engine, "before_cursor_execute", explain)
+    try:
+        yield read
+    finally:
+        sqlalchemy.event.remove(store.engine, "before_cursor_execute", explain)
+
+
+def followed(store: Any, words: dict[str, Any]) -> list[object]:
+    notes: list[object] = []
+    token = None
+    while True:
+        page = store.search_runs(page_token=token, **words)
+        token = page.token
+        notes += [(run.info.run_id, sorted(run.data.params), sorted(run.data.metrics)) for run in page] + [token]
+        if not token or len(notes) > 60 * words["max_results"]:
+            return notes
+
+
 def crowded(ours: Any, experiment: str) -> None:
     """Many at once on the same names, in different orders: nothing is lost, the newest is the latest."""
     run = ours.create_run(experiment, "me", 0, [], "crowded").info.run_id
@@ -306,6 +470,8 @@ def main() -> None:
     pair, dice = Pair(own, ours), random.Random(7)
     logging(pair, dice)
     searching(pair)
+    paged(own, ours, dice)
+    grown(own, ours)
     crowded(ours, pair.experiments[1])
     ended(own, ours, pair.runs[0][1])
     answers(dice)

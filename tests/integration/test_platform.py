@@ -335,12 +335,26 @@ INDEXES = "SELECT indexname FROM pg_indexes WHERE starts_with(indexname, 'trackb
 NEWEST = """EXPLAIN SELECT DISTINCT runs.*, CASE WHEN (runs.start_time IS NULL) THEN 1 ELSE 0 END AS clause_1 FROM runs
 WHERE runs.experiment_id IN (0) AND runs.lifecycle_stage IN ('active')
 ORDER BY clause_1, runs.start_time DESC, runs.run_uuid LIMIT 101"""
+VALUES = "EXPLAIN SELECT run_uuid FROM latest_metrics WHERE key = 'loss' AND NOT is_nan ORDER BY value DESC LIMIT 500"
+LISTED = "EXPLAIN SELECT * FROM experiments WHERE lifecycle_stage IN ('active') ORDER BY {} LIMIT 26"
+HASHES = """EXPLAIN SELECT run_uuid FROM {0} WHERE key = 'k' AND value = 'v'
+AND hashtextextended({0}.value, 0) = hashtextextended('v', 0)"""
 
 
 def test_our_indexes_are_there_and_serve_what_the_pages_ask(deployment: Clone) -> None:
-    assert inspection.psql(deployment, INDEXES).split() == ["trackbed_runs_newest", "trackbed_runs_newest_listed"]
-    # an almost empty table is read whole: the question is whether the index can serve the order
-    assert "trackbed_runs_newest_listed" in inspection.psql(deployment, f"SET enable_seqscan = off; {NEWEST}")
+    served = {
+        "trackbed_experiments_created": LISTED.format("creation_time DESC, experiment_id"),
+        "trackbed_experiments_updated": LISTED.format("last_update_time DESC, experiment_id DESC"),
+        "trackbed_latest_values": VALUES,
+        "trackbed_param_hashes": HASHES.format("params"),
+        "trackbed_runs_newest_listed": NEWEST,
+        "trackbed_tag_hashes": HASHES.format("tags"),
+    }
+    assert inspection.psql(deployment, INDEXES).split() == sorted([*served, "trackbed_runs_newest"])
+    # an almost empty table is read whole: the question is whether the index can serve it
+    for name, question in served.items():
+        plan = inspection.psql(deployment, f"SET enable_seqscan = off; SET enable_bitmapscan = off; {question}")
+        assert name in plan, plan
 
 
 def test_json_requests_take_the_short_way_and_keep_the_checks(deployment: Clone) -> None:

@@ -15,13 +15,17 @@ from mlflow.store.db.utils import _get_routing_session_maker  # type: ignore[imp
 from mlflow.store.tracking.dbmodels.models import (  # type: ignore[import-not-found]
     SqlLatestMetric,
     SqlMetric,
+    SqlParam,
     SqlRun,
+    SqlTag,
 )
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore, _validate_metric  # type: ignore[import-not-found]
 from sqlalchemy import event, inspect, make_url, text
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import UserDefinedOption
+
+from trackbed_mlflow.fast_path import pages
 
 PARTS = ("latest_metrics", "params", "tags")  # of a run, as MLflow loads them with it
 TOGETHER = 500  # runs whose parts are asked for at once
@@ -55,8 +59,8 @@ class Rows(UserDefinedOption):  # type: ignore[misc]
 
 
 class FastTrackingStore(SqlAlchemyStore):  # type: ignore[misc]
-    """In sessions that only read, a run's metrics, parameters and tags are plain rows; the metrics of a request are
-    one statement.
+    """In sessions that only read, a run's metrics, parameters and tags are plain rows, and pages are found by index;
+    the metrics of a request are one statement.
 
     SQLAlchemy makes an object of each of them otherwise, watches it, and at the end forgets its attributes one by one.
     Made of MLflow's own parts for replicas.
@@ -71,6 +75,19 @@ class FastTrackingStore(SqlAlchemyStore):  # type: ignore[misc]
     @staticmethod
     def _get_eager_run_query_options() -> list[Any]:
         return [Rows(None)]
+
+    def _search_runs(
+        self,
+        experiment_ids: list[str],
+        filter_string: str | None,
+        run_view_type: Any,
+        max_results: int | None,
+        order_by: list[str] | None,
+        page_token: str | None,
+    ) -> Any:
+        words = (experiment_ids, filter_string, run_view_type, max_results, order_by, page_token)
+        with pages.asked(pages.Search(self, *words)):
+            return super()._search_runs(*words)
 
     def _log_metrics_once(self, run_id: str, metrics: Sequence[Any]) -> None:
         for place, metric in enumerate(metrics):
@@ -109,8 +126,10 @@ def check(db_uri: str) -> None:
     for model, name in ((SqlMetric, "metrics"), (SqlLatestMetric, "latest_metrics")):
         if model.__tablename__ != name or set(model.__table__.columns.keys()) != COLUMNS:
             raise AttributeError(f"the table {name} has other columns")
-    if {column.key for column in SqlLatestMetric.__table__.primary_key} != {"key", "run_uuid"}:
-        raise AttributeError("the latest metrics have another primary key")
+    for model in (SqlLatestMetric, SqlParam, SqlTag):  # LOG_METRICS and pages.py need it
+        if {column.key for column in model.__table__.primary_key} != {"key", "run_uuid"}:
+            raise AttributeError(f"the table {model.__tablename__} has another primary key")
+    pages.check()
     if parameters(SqlAlchemyStore._log_metrics_once) != ["self", "run_id", "metrics"]:
         raise AttributeError("_log_metrics_once takes other words")
     if parameters(_validate_metric) != ["key", "value", "timestamp", "step", "path"]:
@@ -120,7 +139,8 @@ def check(db_uri: str) -> None:
 def load_rows(state: Any) -> Any:
     if not any(isinstance(option, Rows) for option in state.user_defined_options):
         return None
-    result = state.invoke_statement().freeze()
+    search = pages.take()
+    result = pages.result(search, state) if search else state.invoke_statement().freeze()
     rows_loader()(state.session.connection(), {row[0].run_uuid: row[0] for row in result().all()})
     return result()
 
