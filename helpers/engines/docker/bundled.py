@@ -13,7 +13,7 @@ from helpers.bundles import Bundle, BundleError, Packing
 from helpers.engines.docker import images
 from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.notebook_image import REPOSITORY, NotebookImage
-from helpers.engines.streaming import piped
+from helpers.engines.streaming import Input, piped
 from helpers.errors import TrackbedError
 from helpers.plurals import counted
 from helpers.project.deployment import Deployment
@@ -233,7 +233,9 @@ def _blobs(bundle: Bundle, wanted: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def _feed(target: IO[bytes], bundle: Bundle, wanted: Mapping[str, Any], whole: int, progress: ProgressReporter) -> None:
+def _feed(
+    target: Input | IO[bytes], bundle: Bundle, wanted: Mapping[str, Any], whole: int, progress: ProgressReporter
+) -> None:
     """Write what `docker load` reads: the lists anew, the blobs as they are."""
     own, layout = _lists(bundle, wanted)
     done = 0
