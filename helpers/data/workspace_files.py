@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from helpers.data import sent_program
 from helpers.data.checksum import SetSum
 from helpers.engines.streaming import END_SECONDS, Pipe, Stuck
 from helpers.errors import TrackbedError
@@ -24,7 +25,7 @@ from helpers.suggestions import shown
 if TYPE_CHECKING:  # in a pod of a cluster only what tests/unit/test_code_bundle.py names can be imported
     from helpers.engines.base import Engine
 
-SCRIPT = Path(__file__).with_name("workspace_script.py")
+PARTS = ("folder_walk", "workspace_parts", "workspace_restoring", "workspace_script")
 # reads the program from stdin, where a user's settings and packages cannot be in its way
 PYTHON = ("python", "-I", "-S", "-X", "utf8", "-c", "import sys; exec(sys.stdin.buffer.read(int(sys.argv[1])))")
 SILENCE = 300  # seconds without a word after which the program counts as stuck
@@ -117,10 +118,15 @@ def finish(pipe: Pipe, timeout: float = END_SECONDS, fail: Callable[[str], Track
         raise fail(error.message.removeprefix("python failed: ")) from None
 
 
+def program() -> bytes:
+    """The text of the program."""
+    return sent_program.joined(*(Path(__file__).with_name(f"{part}.py") for part in PARTS))
+
+
 @contextmanager
 def _running(engine: Engine, *words: str, on_wait: Callable[[float], None] = lambda seconds: None) -> Iterator[Pipe]:
     """The program with that task. Raises Unfit. ``on_wait`` is given the seconds in which it took nothing."""
-    text = SCRIPT.read_bytes()
+    text = program()
     with ExitStack() as stack:
         try:
             pipe = stack.enter_context(engine.pipe(JUPYTER, (*PYTHON, str(len(text)), engine.workspace_inside, *words)))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from helpers.data import folder_walk, sent_program
 from helpers.data.checksum import SetSum
 from helpers.data.workspace_files import PYTHON, Reader, finish
 from helpers.datasets import download, layout, sources
@@ -28,7 +29,7 @@ from helpers.project.project import Project
 from helpers.services import JUPYTER, Notice, ProgressReporter, State
 from helpers.suggestions import shown
 
-SCRIPT = Path(__file__).with_name("volume_script.py")
+WALK, SCRIPT = Path(folder_walk.__file__), Path(__file__).with_name("volume_script.py")
 KEPT_FREE = 512 * 2**20  # bytes of the volume's disk
 BLOCK = 4096  # bytes that a file takes at least
 SMALL = 8 * 2**20  # a file that is compared with what an earlier try has written, before it is sent again
@@ -127,7 +128,7 @@ class Told(Reader):
 
 @contextmanager
 def _script(volume: DataVolume, *words: str) -> Iterator[tuple[Pipe, Told]]:
-    text = SCRIPT.read_bytes()
+    text = sent_program.joined(WALK, SCRIPT)
     with volume.pipe((*PYTHON, str(len(text)), volume.root, *words)) as pipe:
         try:
             pipe.into.write(text)

@@ -1,7 +1,8 @@
 """The data sets of a volume: what is there, one more, one less. Runs where the volume is, and alone writes there.
 
-It gets here on stdin, as text, and may meet any Python from 3.11 on. Nothing of the project is there. No link is
-followed: every file is opened from the folder above it. Each answer is a JSON line; ["busy"] may come at any time.
+It gets here on stdin, as text with the modules that it imports before it (sent_program.py), and may meet any Python
+from 3.11 on. Nothing of the project is there. No link is followed: every file is opened from the folder above it. Each
+answer is a JSON line; ["busy"] may come at any time.
 
     list                ["set", FOLDER, FILES, BYTES, NOTE] for each folder; ["left", FOLDER] for one whose filling or
                         removal was interrupted; at last ["free", BYTES]
@@ -30,8 +31,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-FOLDER = LOOK | os.O_DIRECTORY
+from helpers.data.folder_walk import CHUNK, FOLDER, LOOK, entries, opened, walk
+
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 NOTE = ".trackbed.json"
 ADDING = ".trackbed-adding-"
@@ -40,7 +41,6 @@ PART = ".trackbed-part"
 OWN = ("lost+found",)
 LARGEST_NOTE = 2**16
 DEEPEST = 20
-CHUNK = 2**20
 told = 0.0
 
 
@@ -57,35 +57,11 @@ def tick() -> None:
         sys.stdout.buffer.flush()
 
 
-@contextmanager
-def opened(name: str, folder: int) -> Iterator[int]:
-    handle = os.open(name, FOLDER, dir_fd=folder)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def entries(folder: int) -> list[tuple[str, os.stat_result]]:
-    """What is in a folder, by name; no link is followed."""
-    result = []
-    for name in sorted(os.listdir(folder)):
-        try:
-            result.append((name, os.stat(name, dir_fd=folder, follow_symlinks=False)))
-        except FileNotFoundError:
-            continue
-    return result
-
-
-def files(folder: int, path: str = "", depth: int = 0) -> Iterator[tuple[str, int, int, str]]:
+def files(folder: int) -> Iterator[tuple[str, int, int, str]]:
     """Every plain file below: its path, size, and the folder and name to open it by."""
-    for name, info in entries(folder):
-        inner = f"{path}/{name}" if path else name
+    for path, info, above, name in walk(folder, DEEPEST):
         if stat.S_ISREG(info.st_mode):
-            yield inner, info.st_size, folder, name
-        elif stat.S_ISDIR(info.st_mode) and depth < DEEPEST:
-            with opened(name, folder) as below:
-                yield from files(below, inner, depth + 1)
+            yield path, info.st_size, above, name
 
 
 def sha256(folder: int, name: str) -> str:

@@ -197,9 +197,8 @@ def test_what_is_left_out_is_named(notebook: Notebook, place: Path, tmp_path: Pa
 def test_the_second_backup_reads_only_what_changed(
     notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = workspace_files.SCRIPT.read_text().replace("AT_REST = 2 * 10**9", "AT_REST = -1")
-    (tmp_path / "script.py").write_text(text)
-    monkeypatch.setattr(workspace_files, "SCRIPT", tmp_path / "script.py")
+    text = workspace_files.program().decode().replace("AT_REST = 2 * 10**9", "AT_REST = -1")
+    monkeypatch.setattr(workspace_files, "program", text.encode)
     put(notebook, "same", b"1" * 100)
     put(notebook, "other", b"2" * 100)
     first, _ = back_up(notebook, tmp_path / "r")
@@ -309,13 +308,14 @@ def test_a_notebook_that_says_nothing_is_given_up(
 def test_a_file_that_ends_early_is_named_and_not_restored(
     notebook: Notebook, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = workspace_files.SCRIPT.read_text().replace(
-        "sys.stdout.buffer.write(data)\n", 'raise OSError(5, "Input/output error")\n', 1
+    text = (
+        workspace_files.program()
+        .decode()
+        .replace("sys.stdout.buffer.write(data)\n", 'raise OSError(5, "Input/output error")\n', 1)
     )
-    (tmp_path / "script.py").write_text(text)
     put(notebook, "broken")
     with monkeypatch.context() as patch:
-        patch.setattr(workspace_files, "SCRIPT", tmp_path / "script.py")
+        patch.setattr(workspace_files, "program", text.encode)
         source, kept = back_up(notebook, place)
     assert kept.left == ["broken: cannot be read: Input/output error"] and not kept.problem
     other = Notebook(tmp_path / "other")
