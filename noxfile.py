@@ -177,6 +177,12 @@ def browser(session: nox.Session) -> None:
     suite(session, "browser")
 
 
+@nox.session(default=False)
+def pictures(session: nox.Session) -> None:
+    """Take the README's pictures again, docs/images/*.png: needs Docker, Chromium and the fonts that docs name."""
+    suite(session, "browser/test_lab_day.py", "--pictures")
+
+
 @nox.session(allow_parallel=True, tags=FULL)
 def kubernetes(session: nox.Session) -> None:
     """The tasks on a real cluster of two nodes, which it starts: needs root, Linux and Docker, else skipped loudly."""

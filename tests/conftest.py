@@ -36,6 +36,7 @@ SHARES = ("transfer", "docker", "embedded", "machine")  # of the integration tes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pictures", action="store_true", help="take the README's pictures again")
     parser.addoption("--share", choices=SHARES, help="only this share of the integration tests")
 
 

@@ -1,4 +1,4 @@
-"""JupyterLab and MLflow as a user sees them, in headless Chromium.
+"""MLflow's own pages as a user sees them, in headless Chromium.
 
 TRACKBED_SCREENSHOTS=FOLDER keeps pictures; TRACKBED_REQUIRE_BROWSER=1 fails where there is no Chromium.
 """
@@ -22,7 +22,6 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.chromium import SLOW, choose, none_refused, recorded
-from tests.conftest import Clone
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Shot = Callable[[Page, str], None]
@@ -54,13 +53,6 @@ def shot(engine: str) -> Shot:
 
 
 @pytest.fixture
-def jupyter_url(invoke_run: Run) -> str:
-    done = invoke_run("jupyter-url")
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-@pytest.fixture
 def mlflow_url(invoke_run: Run) -> str:
     done = invoke_run("status", "--format=env")
     assert done.returncode == 0, done.stderr
@@ -73,60 +65,6 @@ def post(url: str, body: object) -> dict[str, Any]:
     request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with DIRECT.open(request, timeout=30) as answer:
         return dict(json.load(answer))
-
-
-def test_jupyterlab_opens(page: Page, shot: Shot, jupyter_url: str) -> None:
-    page.goto(jupyter_url)
-    expect(page.locator(".jp-Launcher").first).to_be_visible(timeout=SLOW)
-    shot(page, "jupyterlab")
-
-
-def test_a_link_printed_in_a_notebook_opens_the_run(page: Page, shot: Shot, jupyter_url: str) -> None:
-    page.goto(f"{jupyter_url}&reset")  # without the tabs of an earlier visit
-    page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
-    name = f"from-the-browser-{uuid.uuid4().hex[:6]}"
-    editor = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell .cm-content").first
-    editor.click()
-    # a cell that is run before its kernel is there is not run at all
-    expect(page.get_by_text(re.compile(r"\| Idle$"))).to_be_visible(timeout=SLOW)
-    # one logical line: the editor closes brackets and indents by itself when typed into
-    page.keyboard.insert_text(f"import mlflow; run = mlflow.start_run(run_name='{name}'); mlflow.end_run()")
-    page.keyboard.press("Shift+Enter")
-    link = page.locator(".jp-OutputArea-output a", has_text="/runs/").first
-    link.wait_for(timeout=2 * SLOW)
-    shot(page, "notebook")
-    run = link.get_attribute("href") or ""
-    assert run.endswith("?workflowType=machine_learning")
-    page.goto(run)
-    expect(page.get_by_text(name).first).to_be_visible(timeout=SLOW)
-    shot(page, "linked-run")
-    page.goto(re.sub(r"/runs/\w+", "", run))  # the experiment's: its runs, not traces
-    page.wait_for_url(re.compile(r"/runs\?workflowType=machine_learning"))
-    expect(page.get_by_role("link", name=name).first).to_be_visible(timeout=SLOW)
-    shot(page, "linked-experiment")
-
-
-@pytest.mark.parametrize("engine", ["docker"], indirect=True, scope="session")  # the embedded engine has no store
-def test_the_stores_console_shows_the_bucket(browser: Browser, shot: Shot, deployment: Clone) -> None:
-    """With the keys that `invoke credentials` prints, through published ports alone, as at the end of a tunnel.
-
-    (Not the fixture's page: the console asks for a list of users, which its own server answers with a 501.)
-    """
-    keys = dict(line.split()[:2] for line in deployment.value("credentials").splitlines())
-    asked: set[str] = set()
-    page = recorded(browser.new_context()).new_page()
-    page.set_default_timeout(SLOW)
-    page.on("request", lambda request: asked.add("/".join(request.url.split("/")[:3])))
-    page.goto(f"{deployment.url('console')}/")
-    page.locator("#access-key").fill(keys["S3_ACCESS_KEY"])
-    page.locator("#secret-key").fill(keys["S3_SECRET_KEY"])
-    page.get_by_role("button", name="Sign In").click()
-    page.wait_for_url(re.compile("dashboard"))
-    page.goto(f"{deployment.url('console')}/explorer.html")
-    expect(page.get_by_text("mlflow-artifacts").first).to_be_visible()
-    shot(page, "console")
-    page.context.close()
-    assert asked == {deployment.url("console"), deployment.url("s3")}
 
 
 def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url: str) -> None:

@@ -53,15 +53,3 @@ def test_one_link_leads_to_everything_without_a_script(
             assert answer.status == 200 and "/login" not in answer.url, name
         assert not complaints
     context.close()
-
-
-def test_jupyterlab_opens_from_it(browser: Browser, deployment: Clone) -> None:
-    context = browser.new_context()
-    context.set_default_timeout(SLOW)
-    with none_refused(context):
-        page = context.new_page()
-        page.goto(deployment.value("open"))
-        page.get_by_role("link", name="JupyterLab", exact=True).click()
-        expect(page.locator(".jp-LauncherCard, .jp-Notebook").first).to_be_visible(timeout=SLOW)
-        assert page.url.startswith(deployment.url("jupyter"))
-    context.close()
