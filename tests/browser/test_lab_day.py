@@ -192,6 +192,7 @@ def test_a_lab_day(browser: Browser, deployment: Clone, keep: Keep, request: pyt
 
         page.get_by_role("link", name="JupyterLab", exact=True).click()
         page.wait_for_url(re.compile(f"^{deployment.url('jupyter')}/lab"))
+        page.goto(f"{deployment.url('jupyter')}/lab?reset")  # without what an earlier try left open
         run = in_jupyterlab(page, keep, taken if deployment.engine == TAKEN_ON else None)
         page.goto(start)
         page.get_by_role("link", name="MLflow", exact=True).click()
