@@ -10,7 +10,7 @@ from tests.integration import imported
 from tests.integration.snapshot import Server
 
 
-def test_a_file_arrives(clone_factory: Callable[..., Clone], tmp_path: Path) -> None:
+def test_a_file_and_a_folder_arrive(clone_factory: Callable[..., Clone], tmp_path: Path) -> None:
     source, expected = imported.unpack("2.9", tmp_path)
     clone = clone_factory("kubernetes")
     clone.up()
@@ -21,3 +21,7 @@ def test_a_file_arrives(clone_factory: Callable[..., Clone], tmp_path: Path) -> 
     assert imported.differences(imported.plain(expected["sqlite"]), imported.said(server)) == []
     again = clone.invoke("import", *words)
     assert again.returncode == 0 and "has all of the source already" in again.stderr, again.stderr
+    beside = clone.invoke("import", str(source / "mlruns"), words[1])
+    assert beside.returncode == 0 and "becomes 'two-imported'" in beside.stderr, beside.stderr
+    arrived = set(imported.said(server)["runs"])
+    assert set(expected["folder"]["runs"]) | set(expected["sqlite"]["runs"]) <= arrived
