@@ -305,6 +305,23 @@ def paged(own: Any, ours: Any, dice: random.Random) -> None:
                 "max_results": dice.choice((2, 17, 1000)),
             }
             same("page", *(answer(lambda store=store, asked=asked: followed(store, asked)) for store in (own, ours)))
+    pages.FIRST_WALK, pages.LONGEST_WALK = 1, 60
+    for order in (
+        ["metrics.same"],
+        ["metrics.same DESC"],
+        ["metrics.m"],
+        ["metrics.m DESC"],
+        ["metrics.n", "metrics.m"],
+    ):
+        for size in (1, 2, 5):  # walks that end among equal values, and count all runs that they meet
+            asked = {
+                "experiment_ids": experiments,
+                "filter_string": "",
+                "order_by": order,
+                "run_view_type": ViewType.ALL,
+                "max_results": size,
+            }
+            same("page", *(answer(lambda store=store, asked=asked: followed(store, asked)) for store in (own, ours)))
     compared.update({f"pages {kind}": count for kind, count in taken.items()})
 
 
