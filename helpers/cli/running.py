@@ -13,6 +13,7 @@ from helpers.checks.check import run_check, verdict
 from helpers.checks.doctor import examine
 from helpers.cli import options
 from helpers.cli.status import show_finding, show_services
+from helpers.engines import select
 from helpers.errors import FAILED, EngineUnavailable, SettingError, TrackbedError
 from helpers.findings import Level
 from helpers.leases import last_backup, lease
@@ -103,7 +104,7 @@ def kept(project: Project, items: Iterable[DataItem]) -> str:
     workspace = not any(item.is_workspace for item in items)
     return " and ".join(
         [
-            *([f"the files in the workspace {status.workspace(status.running(project))}"] if workspace else []),
+            *([f"the files in the workspace {status.workspace(select.current(project))}"] if workspace else []),
             *([f"the backups in {backups}"] if backups.is_dir() and any(backups.iterdir()) else []),
         ]
     )
