@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import sys
 import termios
@@ -97,6 +98,7 @@ def test_what_does_not_fit_is_counted() -> None:
 def test_a_terminal_is_painted_again_by_its_width_and_left_as_it_was(colour: bool) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         environment = {"PATH": os.environ["PATH"], "TERM": "xterm", "PYTHONPATH": str(ROOT)}
         os.execve(sys.executable, [sys.executable, "-c", PROGRAM], environment | ({} if colour else {"NO_COLOR": "1"}))
     shown = ""
