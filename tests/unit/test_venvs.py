@@ -138,6 +138,16 @@ def test_what_uv_failed_for(lines: list[str], reason: str, advice: str) -> None:
     assert advice in venvs._advice(reason)
 
 
+def test_after_an_update_of_the_clone_the_earlier_one_is_in_use_until_the_next_start(venv: Venv) -> None:
+    assert venv.in_use() == venv
+    before = venv.python
+    venv.lock.write_text("thing==2.0\n")
+    assert not venv.folder.exists() and venv.in_use().python == before
+    assert venv.in_use().site == before.parents[1] / "lib" / "python3.11" / "site-packages"
+    (venv.root / "mlflow-half").mkdir()  # two of them: nobody knows which
+    assert venv.in_use() == venv
+
+
 def uv_with_cache(tmp_path: Path) -> str:
     """A uv that says where its cache is, which is not made yet."""
     uv = tmp_path / "uv"

@@ -64,7 +64,7 @@ class Environments(EmbeddedComponent):
     @property
     def packages(self) -> Path:
         """The notebook's own environment: what it installs goes there, and comes before the locked packages."""
-        version = self.venv(JUPYTER).site.parent.name.removeprefix("python")
+        version = self.venv(JUPYTER).in_use().site.parent.name.removeprefix("python")
         return self.folder / "jupyter" / f"packages-{version}"
 
     @property
@@ -76,7 +76,7 @@ class Environments(EmbeddedComponent):
     @property
     def programs(self) -> Path:
         """The folder of PostgreSQL's programs."""
-        return postgres_wheels.programs(self.venv(OWN).site)
+        return postgres_wheels.programs(self.venv(OWN).in_use().site)
 
     def program(self, name: str) -> str:
         """The path of one of PostgreSQL's programs."""

@@ -51,7 +51,7 @@ class ServiceCommands(EmbeddedComponent):
     def _translate(self, service: str, argv: tuple[str, ...]) -> list[str]:
         """The names that the images put on PATH, as files of the venvs."""
         name, *arguments = argv
-        server = str(self.environments.venv(MLFLOW).python)
+        server = str(self.environments.venv(MLFLOW).in_use().python)
         if name == "trackbed-mlflow":
             return [server, str(self.deployment.app / "start.py"), *arguments]
         if name == "python":

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,12 @@ class Venv:
     lock: Path
     upgraded: bool = False
     extras: tuple[Extra, ...] = ()
+    made: str = ""  # its folder's name where it is not named by this lock
 
     @property
     def folder(self) -> Path:
+        if self.made:
+            return self.root / self.made
         further = [item for extra in self.extras for item in (extra.requirements, extra.index)]
         return self.root / f"{self.name}-{digests.digest(self.lock, *further)}"
 
@@ -179,6 +182,11 @@ class Venv:
     def outdated(self) -> list[Path]:
         """Those of other locks, which are there until `remove_outdated`."""
         return [p for p in self.root.glob(f"{self.name}-*") if p != self.folder]
+
+    def in_use(self) -> Venv:
+        """The one that is there: after an update of the clone that of the earlier lock, until the next start."""
+        earlier = [] if self.folder.exists() else self.outdated()
+        return replace(self, made=earlier[0].name) if len(earlier) == 1 else self
 
     def remove_outdated(self) -> None:
         """Remove the venvs of earlier locks; only after what ran from them was replaced."""
