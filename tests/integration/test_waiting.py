@@ -1,4 +1,5 @@
-"""A store that does not answer keeps waiting only who asks for artifacts; whoever has gone gets no run."""
+"""A store that does not answer keeps waiting only who asks for artifacts, and searches only who searches; whoever has
+gone gets no run."""
 
 from __future__ import annotations
 
@@ -32,5 +33,7 @@ def test_a_hung_store_and_abandoned_requests_keep_nobody_waiting(deployment: Clo
     assert data["unknown"] == []
     # queued behind the store each of them took more than 20 s; a busy machine takes its time
     assert all(seconds < 5 for taken in data["hung"].values() for seconds in taken), data["hung"]
+    # in one queue with the searches it takes about as long as one of them
+    assert data["log_metric"] < data["search"] / 2, (data["log_metric"], data["search"])
     # all attempts that had timed out were run too: three for each client
     assert CLIENTS <= data["runs"] <= CLIENTS + 2

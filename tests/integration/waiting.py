@@ -2,7 +2,8 @@
 
 Arguments: the database's address, and the folder of our modules. Prints as JSON: which of MLflow's addresses reach the
 store and are not known to us ("unknown"), how long log_metric takes in seconds while N lists of artifacts hang
-("hung": {N: [...]}), and how many runs clients make that time out at a locked table and try again ("runs").
+("hung": {N: [...]}), how long the middle one of some log_metric and of the searches beside it takes ("log_metric",
+"search"), and how many runs clients make that time out at a locked table and try again ("runs").
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from typing import Any
 URI, MODULES = sys.argv[1:]
 sys.path.insert(0, MODULES)
 CLIENTS, CLIENT_SECONDS, LOCKED_SECONDS = 10, 2.0, 5.0
+RUNS, METRICS, LOGGED = 200, 10, 15  # of the searches' experiment; beside them
 REPOSITORY = {"get_artifact_repository", "_get_artifact_repo_mlflow_artifacts", "_get_artifact_repository_for_uri"}
 
 
@@ -116,6 +119,42 @@ def hung(port: int, lists: int) -> list[float]:
     return [round(seconds, 3) for seconds in (*(taken for _, taken, _ in result), seconds)]
 
 
+def searched(port: int) -> dict[str, float]:
+    """Seconds of the middle log_metric, and of the middle search of RUNS runs by CLIENTS clients beside it."""
+    experiment = ask(port, "POST", "/api/2.0/mlflow/experiments/create", {"name": "searched"})[2]["experiment_id"]
+    metrics = [{"key": f"m{number}", "value": 1, "timestamp": 1} for number in range(METRICS)]
+    for _ in range(RUNS):
+        created = ask(port, "POST", "/api/2.0/mlflow/runs/create", {"experiment_id": experiment})[2]
+        run = created["run"]["info"]["run_id"]
+        assert ask(port, "POST", "/api/2.0/mlflow/runs/log-batch", {"run_id": run, "metrics": metrics})[0] == 200
+    searches: list[float] = []
+    logged = threading.Event()
+
+    def client() -> None:
+        body = {"experiment_ids": [experiment], "max_results": RUNS}
+        while not logged.is_set():
+            status, seconds, answer = ask(port, "POST", "/api/2.0/mlflow/runs/search", body)
+            assert status == 200 and len(answer["runs"]) == RUNS
+            searches.append(seconds)
+
+    clients = [threading.Thread(target=client, daemon=True) for _ in range(CLIENTS)]
+    for one in clients:
+        one.start()
+    end = time.monotonic() + 60
+    while len(searches) < CLIENTS and time.monotonic() < end:
+        time.sleep(0.05)
+    metric = {"run_id": run, "key": "a", "value": 1, "timestamp": 1}
+    result = [ask(port, "POST", "/api/2.0/mlflow/runs/log-metric", metric) for _ in range(LOGGED)]
+    logged.set()
+    for one in clients:
+        one.join(60)
+    assert all(status == 200 for status, *_ in result), result
+    return {
+        "log_metric": statistics.median(seconds for _, seconds, _ in result),
+        "search": statistics.median(searches),
+    }
+
+
 def locked(port: int) -> int:
     """How many runs there are after CLIENTS made one each, with time-outs, while the table was locked."""
     import psycopg2  # type: ignore[import-untyped,import-not-found,unused-ignore]
@@ -182,7 +221,7 @@ def main() -> None:
             assert ask(port, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 200, Path(
                 folder, "log"
             ).read_text()
-            result = {"runs": locked(port), "hung": {lists: hung(port, lists) for lists in (30, 120)}}
+            result = {**searched(port), "runs": locked(port), "hung": {lists: hung(port, lists) for lists in (30, 120)}}
         finally:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait(10)
