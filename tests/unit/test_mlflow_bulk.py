@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -416,6 +417,33 @@ def test_the_mark_of_an_object_is_etag_and_time(tag: str, known: bool) -> None:
     (result,) = s3_objects.S3Objects(Client(), "bucket", "live").marked()
     assert result[:2] == ("a", 3) and bool(result[2]) == known
     assert not known or (tag.strip('"') in result[2] and result[2] != tag.strip('"'))
+
+
+@pytest.mark.parametrize("tag", ['"5d41402abc4b2a76b9719d911017c592"', ""])
+def test_an_object_is_read_on_where_it_broke_also_without_an_etag(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    when = datetime(2026, 1, 2, tzinfo=UTC)
+    asked: list[dict[str, Any]] = []
+
+    class Client:
+        def get_object(self, **words: Any) -> dict[str, Any]:
+            asked.append(words)
+            start = int(words.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+            content = b"abcdef"[start:4] if len(asked) == 1 else b"abcdef"[start:]
+            return {"Body": io.BytesIO(content), "ContentLength": 6, "LastModified": when} | (
+                {"ETag": tag} if tag else {}
+            )
+
+    def again(what: str, call: Callable[[], Any]) -> Any:
+        with contextlib.suppress(errors.NotYet):
+            return call()
+        return again(what, call)
+
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "wait", again)
+    size, stream = s3_objects._S3Reader.make(Client(), "b", "k")
+    assert (size, stream.read()) == (6, b"abcdef")
+    same = {"IfMatch": tag} if tag else {"IfUnmodifiedSince": when}
+    assert asked == [{"Bucket": "b", "Key": "k"}, {"Bucket": "b", "Key": "k", **same, "Range": "bytes=4-"}]
 
 
 def test_only_what_is_asked_for_is_sent_and_what_is_gone_is_left_out(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ class S3Objects:
 class _S3Reader:
     """The content of one version of an object; a connection that breaks is taken up where it was."""
 
-    def __init__(self, client: Any, where: dict[str, str], first: Any) -> None:
+    def __init__(self, client: Any, where: dict[str, Any], first: Any) -> None:
         self.client, self.where, self.at, self.size = client, where, 0, int(first["ContentLength"])
         self.body = first["Body"]
 
@@ -209,7 +209,9 @@ class _S3Reader:
         first = wait("the object store", lambda: _present(lambda: client.get_object(**where)))
         if first is None:
             raise FileNotFoundError(key)
-        reader = cls(client, {**where, "IfMatch": first["ETag"]}, first)
+        # a file that somebody has put into the store's volume by hand has no ETag
+        same = {"IfMatch": first["ETag"]} if first.get("ETag") else {"IfUnmodifiedSince": first["LastModified"]}
+        reader = cls(client, {**where, **same}, first)
         return reader.size, reader  # type: ignore[return-value]
 
     def read(self, count: int = -1) -> bytes:
