@@ -162,10 +162,17 @@ def copy(
     members = rest.members()
     first: list[Member] = []  # what comes after the dump: its content is still to be read
 
+    done, whole = 0, disk_space.dump_bytes(manifest)
+
+    def dumped(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.amount("database", done, whole, f"{done / 2**20:.0f} MiB of the dump")
+
     def chunks() -> Iterator[IO[bytes]]:
         for member in members:
             if member[0].startswith("database/"):
-                yield member[2]
+                yield cast("IO[bytes]", _Counted(member[2], dumped))
             elif member[0].startswith("objects/") or member[0] == "SHA256SUMS" or is_of_workspace(member[0]):
                 first.append(member)
                 return
@@ -224,8 +231,9 @@ def store_objects(
     for line in renamed_lines(renamed):
         notice(line)
     progress.step("reading the objects back")
-    stored, size = artifacts.sums(engine, prefix, renamed)
     text, count, whole = expected()
+    meter = Meter(progress, "reading back")
+    stored, size = artifacts.sums(engine, prefix, renamed, lambda size, count: meter.report(size, count, whole))
     if (stored.text, stored.count) != (text, count):
         raise TrackbedError(
             f"the store gives back {stored.count} objects ({size} bytes) that are not those of the {origin} "

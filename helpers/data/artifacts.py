@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING
 
 from helpers.data.checksum import SetSum
@@ -160,10 +160,16 @@ def _send(target: Input, name: str, size: int, content: IO[bytes]) -> None:
     target.write(bytes(-size % 512))
 
 
-def sums(engine: Engine, prefix: str = "", renamed: Mapping[str, str] | None = None) -> tuple[SetSum, int]:
+def sums(
+    engine: Engine,
+    prefix: str = "",
+    renamed: Mapping[str, str] | None = None,
+    report: Callable[[int, int], None] = lambda size, count: None,
+) -> tuple[SetSum, int]:
     """The checksum of the objects as the store gives them back, and their size in bytes.
 
-    ``renamed``: the names that some had before, by those that they have.
+    ``renamed``: the names that some had before, by those that they have. ``report``: told the bytes and the number of
+    those that were read.
     """
     result, total = SetSum(), 0
     with engine.pipe(MLFLOW, (PROGRAM, "sums", *((prefix,) if prefix else ())), fresh=True) as pipe:
@@ -172,6 +178,7 @@ def sums(engine: Engine, prefix: str = "", renamed: Mapping[str, str] | None = N
             name = json.loads(name)
             result.add(digest, int(size), (renamed or {}).get(name, name))
             total += int(size)
+            report(total, result.count)
         pipe.finish()
     return result, total
 

@@ -52,7 +52,7 @@ class Store:
             self.written.append(name)
         return {}
 
-    def sums(self, engine: object, prefix: str, renamed: dict[str, str]) -> tuple[SetSum, int]:
+    def sums(self, engine: object, prefix: str, renamed: dict[str, str], *_: object) -> tuple[SetSum, int]:
         result = SetSum()
         for name, content in self.held.items():
             result.add(hashlib.sha256(content).hexdigest(), len(content), name)

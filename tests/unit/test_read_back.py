@@ -1,0 +1,69 @@
+"""Reading a restored store back: its sum, and how far it is."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from helpers.backups import unpack
+from helpers.data import artifacts
+from helpers.data.checksum import SetSum
+from helpers.errors import TrackbedError
+from tests.unit.fakes import Silent
+
+CONTENT = {"1/a": b"one", "1/ü": b"three"}
+
+
+class Engine:
+    """Gives the lines of `trackbed-mlflow sums`."""
+
+    @contextmanager
+    def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> Iterator[Any]:
+        assert argv == ("trackbed-mlflow", "sums", "new") and fresh
+        lines = (f"{hashlib.sha256(c).hexdigest()} {len(c)} {json.dumps(n)}\n" for n, c in CONTENT.items())
+
+        class Pipe:
+            out = io.BytesIO("".join(lines).encode())
+
+            def finish(self) -> None: ...
+
+        yield Pipe()
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        super().__init__()
+        self.amounts: list[tuple[str, int, int]] = []
+
+    def amount(self, name: str, done: int, whole: int, note: str) -> None:
+        self.amounts.append((name, done, whole))
+
+
+def expected(content: dict[str, bytes]) -> tuple[str, int, int]:
+    result = SetSum()
+    for name, data in content.items():
+        result.add(hashlib.sha256(data).hexdigest(), len(data), name)
+    return result.text, result.count, sum(map(len, content.values()))
+
+
+def read_back(wanted: dict[str, bytes], progress: Told) -> None:
+    unpack.store_objects(Engine(), "new", iter(()), lambda: expected(wanted), "archive", progress, progress.step)  # type: ignore[arg-type]
+
+
+def test_it_is_told_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "write", lambda *_: {})
+    progress = Told()
+    read_back(CONTENT, progress)
+    assert progress.amounts == [("reading back", 3, 8), ("reading back", 8, 8)]
+
+
+def test_another_content_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "write", lambda *_: {})
+    with pytest.raises(TrackbedError, match="gives back 2 objects"):
+        read_back({**CONTENT, "1/a": b"two"}, Told())
