@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from helpers.cli import help as pages
 from helpers.cli.help import Flag, TaskHelp
@@ -17,70 +18,15 @@ from helpers.services import TITLES
 from helpers.settings.model import BY_OPTION
 
 SHELLS = ("bash", "zsh", "fish")
+FOLDER = Path(__file__).with_name("shells")
 NAMES_A_TASK = ("help", "--help", "-h")
 # what Invoke passes over, before a task
 CORE = ("--help", "--list", "--version")
 
-BASH = r"""
-_trackbed() {
-  local program=${COMP_WORDS[0]} line=${COMP_LINE:0:COMP_POINT} word candidate cut
-  local -a words
-  IFS=$' \t\n' read -ra words <<<"$line"
-  if [[ $line == *[[:blank:]] ]]; then words+=(""); fi
-  type -P "$program" >/dev/null || program=@INVOKE@
-  word=${words[${#words[@]} - 1]}
-  COMPREPLY=()
-  while IFS= read -r candidate; do
-    if [[ $candidate == "$word"* ]]; then COMPREPLY+=("$candidate"); fi
-  done < <("$program" --complete -- "${words[@]}" 2>/dev/null)
-  if [[ $word == *=* && $COMP_WORDBREAKS == *=* ]]; then
-    cut=${word%"${word##*=}"}  # readline replaces only what follows the =
-    COMPREPLY=("${COMPREPLY[@]#"$cut"}")
-  fi
-  if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2>/dev/null; fi
-}
-complete -o default -F _trackbed invoke inv
-"""
-ZSH = r"""
-_trackbed() {
-  local program=${(Q)words[1]}
-  local -a candidates
-  (( $+commands[$program] )) || [[ -x $program ]] || program=@INVOKE@
-  candidates=("${(@f)$("$program" --complete -- "${(@Q)words[1,CURRENT]}" 2>/dev/null)}")
-  candidates=("${(@)candidates:#}")
-  if (( ! $#candidates )); then
-    if [[ $PREFIX == --*=* ]]; then compset -P '*='; fi
-    _files
-    return
-  fi
-  compadd -S '' -- "${(@M)candidates:#*=}"
-  compadd -- "${(@)candidates:#*=}"
-}
-if (( ! $+functions[compdef] )); then autoload -Uz compinit && compinit; fi
-compdef _trackbed invoke inv
-"""
-FISH = r"""
-function __trackbed
-    set -l words (commandline -opc) (commandline -ct)
-    if test "$words" != "$__trackbed_words"
-        set -l program $words[1]
-        command -q $program; or set program @INVOKE@
-        set -g __trackbed_words $words
-        set -g __trackbed_found ($program --complete -- $words 2>/dev/null)
-    end
-    test (count $__trackbed_found) -gt 0; and printf '%s\n' $__trackbed_found
-end
-for name in invoke inv
-    complete -c $name -f -a '(__trackbed)'
-    complete -c $name -n 'not __trackbed >/dev/null' -F
-end
-"""
-SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-
 
 def script(shell: str, invoke: str) -> str:
     """What that shell reads. ``invoke``: the program to ask where the typed one is not found."""
-    return SCRIPTS[shell].lstrip("\n").replace("@INVOKE@", shlex.quote(invoke))
+    return (FOLDER / f"completion.{shell}").read_text().replace("@INVOKE@", shlex.quote(invoke))
 
 
 def candidates(tasks: Mapping[str, TaskHelp], words: Sequence[str]) -> list[str]:

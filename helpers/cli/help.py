@@ -140,7 +140,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "data.remove": ("data.remove food11",),
     "explain": ("explain", "explain mlflow", "explain jupyter --json"),
-    "completion": ('eval "$(invoke completion bash)"', "completion zsh", "invoke completion fish | source"),
+    "completion": ('eval "$(invoke completion bash)"', "completion zsh", "completion fish"),
     "demo": ("demo", "demo --epochs=5"),
     "move": ("move embedded", "move docker --object-store=minio"),
     "upgrade": ("upgrade", "upgrade --back"),

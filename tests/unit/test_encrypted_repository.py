@@ -737,13 +737,14 @@ def test_a_pod_of_a_schedule_encrypts_with_what_its_secret_holds(
     plan = {
         "environment": {},
         "schedule": {"place": "s3://bucket"},
+        "last_place": "s3://bucket",
         "access": {"endpoint": "", "region": "", "key": "k", "secret": "s"},
     }
     monkeypatch.setattr(in_cluster, "GIVEN", tmp_path)
     monkeypatch.setattr(in_cluster, "MESSAGE", tmp_path / "message")
     monkeypatch.setattr(in_cluster, "Bucket", lambda place, access: at(objects_there))
 
-    def ran(plan: Any, environ: Any, store: Any, now: float) -> Result:
+    def ran(plan: Any, environ: Any, store: Any, now: float, *_: Any) -> Result:
         seen.append(store)
         write(store, OBJECTS)
         return Result("done", now)

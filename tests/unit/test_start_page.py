@@ -28,6 +28,7 @@ from helpers.leases import lease
 from helpers.project import access, backup_schedule
 from helpers.project.backup_runs import MADE, Good, Result, Schedule
 from helpers.project.project import OPEN, Project
+from helpers.services import ExecResult
 from tests.unit.fakes import Silent, project
 from tests.unit.memory_engine import MemoryEngine, in_memory
 
@@ -233,11 +234,16 @@ def test_a_cluster_gets_it_in_the_servers_secret_without_a_new_pod(
     created = project(tmp_path)
     deployment = KubernetesDeployment(created)
     changed: list[Any] = []
+    marked: list[tuple[str, ...]] = []
 
     class Kubectl:
         def patch(self, *arguments: Any) -> bool:
             changed.append(arguments)
             return True
+
+        def run(self, *arguments: str) -> ExecResult:
+            marked.append(arguments)
+            return ExecResult(1, "", "")  # whether they are marked or not: the Secret has it
 
     class Target:
         namespace, context = "lab", "kind"
@@ -248,6 +254,8 @@ def test_a_cluster_gets_it_in_the_servers_secret_without_a_new_pod(
     assert changed == [
         ("secret", "secrets-mlflow", {"data": {"start-page.json": base64.b64encode(b"{}").decode()}}, "the start page")
     ]
+    ((verb, what, selector, *_),) = marked
+    assert (verb, what) == ("annotate", "pods") and selector.endswith("app.kubernetes.io/component=mlflow")
     deployment.start_page = b"{}"
     made = {thing["metadata"]["name"]: thing["data"] for thing in secrets.rendered(deployment)}
     assert base64.b64decode(made["secrets-mlflow"]["start-page.json"]) == b"{}"

@@ -1,0 +1,16 @@
+_trackbed() {
+  local program=${(Q)words[1]}
+  local -a candidates
+  (( $+commands[$program] )) || [[ -x $program ]] || program=@INVOKE@
+  candidates=("${(@f)$("$program" --complete -- "${(@Q)words[1,CURRENT]}" 2>/dev/null)}")
+  candidates=("${(@)candidates:#}")
+  if (( ! $#candidates )); then
+    if [[ $PREFIX == --*=* ]]; then compset -P '*='; fi
+    _files
+    return
+  fi
+  compadd -S '' -- "${(@M)candidates:#*=}"
+  compadd -- "${(@)candidates:#*=}"
+}
+if (( ! $+functions[compdef] )); then autoload -Uz compinit && compinit; fi
+compdef _trackbed invoke inv
