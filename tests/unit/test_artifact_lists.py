@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socketserver
 import sys
@@ -77,11 +78,36 @@ def test_what_is_not_there_is_empty(service: store_sync.StoreSync, address: str)
         assert listed(address, key) == {}
 
 
-def test_a_link_leads_nowhere(service: store_sync.StoreSync, address: str) -> None:
+def test_a_link_leads_nowhere(service: store_sync.StoreSync, address: str, tmp_path: Path) -> None:
     put(service, "a")
-    (service.root / "objects/bucket/main/link").symlink_to("/etc")
-    assert listed(address)["link"] == len("/etc")  # as VersityGW lists it, no folder
-    assert listed(address, "main/link") == {}
+    (tmp_path / "outside/below").mkdir(parents=True)
+    (tmp_path / "outside/below/secret").touch()
+    (service.root / "objects/bucket/main/link").symlink_to(tmp_path / "outside")
+    (service.root / "objects/linked").symlink_to(tmp_path / "outside")
+    assert listed(address)["link"] == len(str(tmp_path / "outside"))  # as VersityGW lists it, no folder
+    for bucket, key in (("bucket", "main/link"), ("bucket", "main/link/below"), ("linked", "below")):
+        with pytest.raises(artifact_lists.NoList):  # the store itself has to say what is there
+            listed(address, key, bucket=bucket)
+
+
+def test_no_folder_stays_open(service: store_sync.StoreSync, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(service, "a/b/c")
+    (service.root / "objects/bucket/main/link").symlink_to("/")
+    open_, close, held = os.open, os.close, list[int]()
+
+    def opened(*words: Any, **named: Any) -> int:
+        held.append(open_(*words, **named))
+        return held[-1]
+
+    def closed(number: int) -> None:
+        held.remove(number)
+        close(number)
+
+    monkeypatch.setattr(store_sync, "os", SimpleNamespace(**vars(os) | {"open": opened, "close": closed}))
+    for key in ("main/a/b", "main/a/b/c", "main/missing/b", "main/link/etc"):
+        with contextlib.suppress(OSError):
+            list(service.listed({"token": TOKEN, "bucket": "bucket", "list": key}))
+        assert not held
 
 
 def test_bytes_that_are_no_text_are_named_as_the_store_does(service: store_sync.StoreSync, address: str) -> None:

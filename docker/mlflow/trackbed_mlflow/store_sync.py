@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import socketserver
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ PORT, LONGEST, AT_ONCE = 9002, 2**20, 32  # bytes of a request; requests that ar
 LISTS = 4  # at the same time: they compute, and must not take the turns of what waits for the disk
 IN_LINE = 1000  # names in one line of a list
 UNLISTED = ".sgwtmp"  # what VersityGW keeps uploads in, and lists nowhere
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def checked(name: object) -> str:
@@ -99,18 +101,16 @@ class StoreSync:
     def listed(self, request: dict[str, Any]) -> Iterator[list[tuple[str, int | None]]]:
         """What is in a folder, as VersityGW lists it with the delimiter "/": names, and sizes or None for a folder.
 
-        Raises as ``answer``. A folder that is not there is empty.
+        Raises as ``answer``. A folder that is not there is empty; what lies behind a link is for the store to say.
         """
         if "token" not in request or not self.knows(request):
             raise PermissionError("this service answers to the token of MLflow's server alone")
         bucket, key = checked(request.get("bucket")), checked(request.get("list"))
         if UNLISTED in key.split("/"):
             raise ValueError(f"{key!r} is no folder of objects")
-        top = self.root / OBJECTS / bucket
-        if not top.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(top))
+        number = _inside(os.open(self.root / OBJECTS, FOLDER), bucket)
         try:
-            number = os.open(top / key, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            number = _inside(number, key)
         except (FileNotFoundError, NotADirectoryError):
             return
         try:
@@ -146,6 +146,21 @@ class StoreSync:
                 raise OSError(error, os.strerror(error))
         finally:
             os.close(number)
+
+
+def _inside(folder: int, path: str) -> int:
+    """A folder below an open one, which is closed. Name by name: a link anywhere on the way is not followed."""
+    for name in path.split("/"):
+        above = folder
+        try:
+            folder = os.open(name, FOLDER, dir_fd=above)
+        except NotADirectoryError:
+            if stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name) from None
+            raise
+        finally:
+            os.close(above)
+    return folder
 
 
 def _entry(entry: os.DirEntry[str]) -> tuple[str, int | None] | None:
