@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from trackbed_mlflow import abandoned_requests, request_queues, router
+from trackbed_mlflow import abandoned_requests, download_addresses, request_queues, router
 from trackbed_mlflow.fast_path import json_requests
 from trackbed_mlflow.request_queues import Busy, ConcurrencyLimiter, Queues
 
@@ -311,3 +313,73 @@ def test_threads_change_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "setswitchinterval", given.append)
     request_queues.share_the_lock()
     assert given == [request_queues.SWITCH_SECONDS]
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [(API + "artifacts/list", "GET"), ("/graphql", "POST"), ("/api/3.0/mlflow/traces/search", "POST")],
+)
+def test_who_reads_an_answer_slowly_takes_nobodys_turn(path: str, method: str) -> None:
+    async def steps() -> None:
+        queues = Queues()
+        queues.lists, queues.computing = limiter(most=1), limiter(most=1)
+        app, _ = application(queues)
+        begun, read = asyncio.Event(), asyncio.Event()
+
+        async def receive() -> Any:
+            return EMPTY
+
+        async def send(_: Any) -> None:
+            begun.set()
+            await read.wait()
+
+        slow = asyncio.ensure_future(
+            app({"type": "http", "path": path, "method": method, "query_string": b""}, receive, send)
+        )
+        await begun.wait()
+        assert (await asked(app, path, method))[0]["status"] == 200
+        read.set()
+        await slow
+        assert queues.lists.free == queues.computing.free == 1
+
+    scene(steps())
+
+
+def test_a_question_for_the_headers_alone_costs_the_same() -> None:
+    async def steps() -> None:
+        queues = Queues()
+        queues.lists = queues.computing = limiter(queue=0)
+        app, _ = application(queues)
+        await queues.lists.take()
+        for path in (API + "artifacts/list", API + "traces", API + "metrics/get-history"):
+            assert (await asked(app, path, "HEAD"))[0]["status"] == 503
+
+    scene(steps())
+
+
+def test_signing_many_addresses_waits_as_lists_do() -> None:
+    async def steps() -> None:
+        queues = Queues()
+        app, taken = application(queues)
+        queues.lists = limiter(queue=0)
+        await queues.lists.take()
+        assert (await asked(app, download_addresses.PATH))[0]["status"] == 503
+        queues.lists = limiter()
+        assert (await asked(app, download_addresses.PATH))[0]["status"] == 200
+        assert taken == [f"store {download_addresses.PATH}"]
+
+    scene(steps())
+
+
+@pytest.mark.parametrize("repeated", ["search", "list/", "/mlflow/search", "get-history", "a/records"])
+def test_a_long_address_is_judged_in_a_moment(repeated: str) -> None:
+    """In a process of its own: a pattern that looks again from each letter would be at it for hours."""
+    code = (
+        "from trackbed_mlflow import request_queues, artifact_pool\n"
+        f"path = '/api/3.0/mlflow/mcp-servers/' + {repeated!r} * 200_000 + '!'\n"
+        "assert not request_queues.computes(path, 'GET') and not request_queues.LISTS.fullmatch(path)\n"
+        "artifact_pool.waits_for_store(path), artifact_pool.TRANSFER.match(path)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": os.pathsep.join(sys.path)}, timeout=PATIENCE, check=True
+    )

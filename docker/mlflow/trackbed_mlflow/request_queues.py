@@ -13,18 +13,20 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from trackbed_mlflow import abandoned_requests
+from trackbed_mlflow import abandoned_requests, download_addresses
 
 # What computes: searches, histories, what walks many rows. The first with every method, the second only as a question.
+# Whole segments: a pattern that begins at each letter takes seconds for a long address.
 COMPUTING = re.compile(
-    r"/(?:ajax-)?api/[0-9.]+/?mlflow/.*?/?(?:search[a-z-]*|get-history[a-z-]*|unified-traces|batchGet(?:Infos)?"
+    r"/(?:ajax-)?api/[0-9.]+/?mlflow/(?:.*/)?(?:search[a-z-]*|get-history[a-z-]*|unified-traces|batchGet(?:Infos)?"
     r"|calculate-filter-correlation|traces/metrics|get-latest-versions)|/graphql"
 )
 COMPUTING_GET = re.compile(r"/(?:ajax-)?api/[0-9.]+/mlflow/(?:traces|.+/(?:list|records|experiment-ids))")
-# What lists artifacts: it waits for the store and then computes.
+# What lists artifacts: it waits for the store and then computes. So does what signs addresses of many, 0.15 s long.
 LISTS = re.compile(
     r"/(?:ajax-)?api/2\.0/(?:mlflow-artifacts/artifacts|mlflow/(?:artifacts/list|logged-models/[^/]+/artifacts/directories))"
 )
+ASKING = ("GET", "HEAD")  # Flask answers both with the same work
 SMALLEST = b"max_results=1"  # of experiments: the question whether the server is well
 SWITCH_SECONDS = 0.0005  # for which a thread keeps Python's lock while others wait; Python's own 5 ms add up
 
@@ -137,7 +139,12 @@ def computes(path: str, method: str = "POST", query: bytes = b"") -> bool:
     """Whether the answer takes much of the processor, as far as the address tells."""
     if path.endswith("/experiments/search") and query == SMALLEST:
         return False
-    return bool(COMPUTING.fullmatch(path) or (method == "GET" and COMPUTING_GET.fullmatch(path)))
+    return bool(COMPUTING.fullmatch(path) or (method in ASKING and COMPUTING_GET.fullmatch(path)))
+
+
+def lists(path: str, method: str) -> bool:
+    """Whether this lists artifacts, or costs as much."""
+    return path == download_addresses.PATH or (method in ASKING and bool(LISTS.fullmatch(path)))
 
 
 class Queues:

@@ -43,7 +43,7 @@ class Router:
         if path in self.paths and not scope.get("root_path"):
             await self.fast(scope, client.receive, send)  # it has the queues of its own
         elif artifact_pool.waits_for_store(path):
-            if method == "GET" and request_queues.LISTS.fullmatch(path):
+            if request_queues.lists(path, method):
                 await queued(self.store, self.queues.lists, scope, client, send)
             else:
                 await self.store(scope, client.receive, send)
@@ -80,7 +80,7 @@ async def queued(
     send: Send,
     receive: Receive | None = None,
 ) -> None:
-    """``app`` when it is this request's turn. A body that comes slowly takes nobody's turn."""
+    """``app`` when it is this request's turn. A body that comes slowly, or is read slowly, takes nobody's turn."""
     if receive is None:
         _, receive = await whole(client.receive)
     try:
@@ -88,8 +88,13 @@ async def queued(
     except request_queues.Busy as busy:
         await artifact_pool.refuse(send, str(busy))
         return
+
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        end()  # the work is done, and its client may take its time
+        await send(message)
+
     try:
         if not client.gone:
-            await app(scope, receive, send)
+            await app(scope, receive, sent)
     finally:
         end()
