@@ -15,6 +15,8 @@ from trackbed_mlflow.edge.access_token import App, Receive, Scope, Send
 from trackbed_mlflow.start_page import application, link
 
 NUL = "A NUL character (%00) cannot be part of an address. Remove it"  # neither database nor store takes one
+LONGEST = 8192  # letters of a path, twice the longest of a file; what judges it looks several times at each
+LONG = f"The path of an address may have {LONGEST:,} letters. Choose a shorter name"
 ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
 
 
@@ -35,6 +37,9 @@ class Edge:
                 await send({"type": "websocket.close", "code": 1008})  # MLflow has none
             return
         method = scope["method"]
+        if len(scope["path"]) > LONGEST:
+            await refuse(scope, send, 414, LONG)
+            return
         if reason := self.origins.refusal(method, scope["headers"]):
             await refuse(scope, send, 403, reason)
             return
