@@ -326,6 +326,19 @@ def test_a_server_without_such_addresses_is_asked_once(
     assert len(repository.own_way) == 5 and len(server.asked) == 1
 
 
+def test_an_answer_with_too_few_addresses_is_none(artifacts: Any, store: Store, tmp_path: Path) -> None:
+    def short(*words: Any, **named: Any) -> Any:
+        answer = Server(store)(*words, **named)
+        data = answer.json()
+        answer.json = lambda: {**data, "urls": data["urls"][1:]}
+        return answer
+
+    repository = folder_of(artifacts, Server(store), 3)
+    artifacts.http_request = short
+    assert all_of_it(repository, tmp_path) == []
+    assert sorted(repository.own_way) == ["f0", "f1", "f2"]
+
+
 def test_whoever_does_not_reach_the_store_asks_for_no_address(artifacts: Any, store: Store, tmp_path: Path) -> None:
     server = Server(store)
     repository = folder_of(artifacts, server, 2)

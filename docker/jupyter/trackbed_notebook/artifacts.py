@@ -121,12 +121,13 @@ class Addresses:
         began = time.monotonic()
         try:
             urls, seconds = self._sign(paths)
+            signed = {path: (url, began + seconds * VALID) for path, url in zip(paths, urls, strict=True)}
         except Exception as error:  # MLflow's own way tells what is wrong
             _logger.info("No addresses of many files at once: %s", error)
             self._offered = False
             self._sizes.clear()
             return
-        self._signed.update((one, (url, began + seconds * VALID)) for one, url in zip(paths, urls, strict=True))
+        self._signed.update(signed)
 
 
 class Artifacts(MlflowArtifactsRepository):  # type: ignore[misc]
