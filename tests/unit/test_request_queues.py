@@ -127,6 +127,37 @@ def test_a_full_queue_says_so_at_once() -> None:
     scene(steps())
 
 
+def test_who_has_gone_takes_no_place_of_those_who_wait() -> None:
+    async def steps() -> None:
+        queue, left, ends = limiter(queue=2), list[str](), list[Callable[[], None]]()
+
+        async def one(name: str, client: Any) -> None:
+            abandoned_requests.current.set(client)
+            try:
+                ends.append(await queue.take())
+            except Busy:
+                left.append(name)
+
+        end = await queue.take()
+        gone = SimpleNamespace(gone=False, connection=None)
+        tasks = [asyncio.ensure_future(one(name, client)) for name, client in (("gone", gone), ("stays", None))]
+        await settled()
+        with pytest.raises(Busy, match="too many"):
+            await queue.take()
+        gone.gone = True
+        tasks.append(asyncio.ensure_future(one("new", None)))
+        await settled()
+        assert left == ["gone"] and len(queue.waiting) == 2
+        end()
+        await settled()
+        ends[0]()
+        await asyncio.gather(*tasks)
+        ends[1]()
+        assert len(ends) == 2 and queue.free == 1 and queue.places == 9
+
+    scene(steps())
+
+
 def test_nobody_waits_for_longer_than_the_limit() -> None:
     async def steps() -> None:
         queue = limiter(seconds=0.001)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections import deque
 from collections.abc import Callable
 
 from trackbed_mlflow import abandoned_requests, download_addresses
@@ -54,7 +53,7 @@ class ConcurrencyLimiter:
     def __init__(self, at_once: int, most: int, long: float, queue: int, seconds: float) -> None:
         self.free, self.places = at_once, most
         self.long, self.queue, self.seconds = long, queue, seconds
-        self.waiting: deque[asyncio.Future[None]] = deque()
+        self.waiting: dict[asyncio.Future[None], abandoned_requests.Client | None] = {}  # in their order
 
     async def take(self, makes_room: Callable[[], bool] = always) -> Callable[[], None]:
         """Returns when it is this request's turn, with what ends the turn. Raises Busy."""
@@ -62,10 +61,12 @@ class ConcurrencyLimiter:
             self._enter()
             return _Turn(self, makes_room).end
         if len(self.waiting) >= self.queue:
+            self._leave_out_gone()
+        if len(self.waiting) >= self.queue:
             raise Busy("too many requests wait")
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self.waiting.append(turn)
+        self.waiting[turn] = abandoned_requests.current.get()
         timer = loop.call_later(self.seconds, _expire, turn)
         try:
             await turn
@@ -75,8 +76,7 @@ class ConcurrencyLimiter:
             raise
         finally:
             timer.cancel()
-            if turn in self.waiting:
-                self.waiting.remove(turn)
+            self.waiting.pop(turn, None)
         return _Turn(self, makes_room).end
 
     @property
@@ -97,9 +97,16 @@ class ConcurrencyLimiter:
         self.free += 1
         self._next()
 
+    def _leave_out_gone(self) -> None:
+        """Clients that have gone take no place of those that wait: a page that is loaded again asks for all anew."""
+        for turn in [turn for turn, client in self.waiting.items() if client is not None and client.gone]:
+            del self.waiting[turn]
+            _expire(turn)
+
     def _next(self) -> None:
         while self.waiting and self._admits:
-            turn = self.waiting.popleft()
+            turn = next(iter(self.waiting))
+            del self.waiting[turn]
             if not turn.done():
                 self._enter()
                 turn.set_result(None)
