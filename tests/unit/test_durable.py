@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from trackbed_mlflow import durability, errors, folder_objects, store_sync, write_journal
 
+from tests.conftest import PATIENCE
+
 
 class Disk:
     """Notes the order of fsync and replace; paths relative to ``root``."""
@@ -301,6 +303,23 @@ def test_no_link_is_followed_to_another_file(service: store_sync.StoreSync) -> N
     (service.root / "objects/bucket/link").symlink_to("/etc/passwd")
     with pytest.raises(OSError):
         service.answer({"token": TOKEN, "bucket": "bucket", "keys": ["link"]})
+
+
+def test_a_pipe_in_a_files_place_hangs_nobody(service: store_sync.StoreSync) -> None:
+    pipe, said = service.root / "objects/bucket/main/1/pipe", list[object]()
+    os.mkfifo(pipe)
+
+    def ask() -> None:
+        try:
+            service.answer({"token": TOKEN, "bucket": "bucket", "keys": ["main/1/pipe"]})
+        except OSError as error:
+            said.append(error.errno)
+        said.append(write_journal.checksum(pipe)[0])
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    assert len(said) == 2 and said[1] == 0
 
 
 def test_the_whole_file_system_at_once(service: store_sync.StoreSync) -> None:

@@ -36,7 +36,8 @@ def sync_files(paths: Iterable[str]) -> list[str]:
         opened = {}
         for path in paths:
             try:
-                opened[path] = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                # a pipe in a file's place must not hang whoever opens it
+                opened[path] = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
             stack.callback(os.close, opened[path])
