@@ -250,6 +250,18 @@ def changeable(path: Path, accounts: set[int]) -> tuple[Path, str] | None:
     return None
 
 
+def is_roots_alone(path: Path) -> bool:
+    """Whether nobody but root can change what is at ``path``, or put something else there. Raises OSError."""
+    for place in (path, path.resolve()):
+        for folder in (place, *place.parents):
+            info = os.lstat(folder)
+            others = info.st_mode & (0o002 if info.st_gid == 0 else 0o022)
+            kept = stat.S_ISLNK(info.st_mode) or (info.st_mode & stat.S_ISVTX and folder != place)
+            if info.st_uid != 0 or (others and not kept):
+                return False
+    return True
+
+
 def of_account(path: Path, accounts: set[int]) -> Path | None:
     """What one of ``accounts`` owns at or above ``path``, a link too: it may lead elsewhere at any moment."""
     return next((folder for folder in (path, *path.parents) if owner(folder) in accounts), None)

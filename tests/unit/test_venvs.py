@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import site_network
+from helpers import safe_files, site_network
 from helpers import uv_settings as uv
 from helpers.engines.embedded import venvs
 from helpers.engines.embedded.venvs import Venv
@@ -162,6 +162,25 @@ def test_a_cache_of_another_account_is_not_linked_to(tmp_path: Path) -> None:
     assert venvs._linkable_cache(uv, {}, tmp_path)
     (tmp_path / "cache").mkdir()
     os.chown(tmp_path / "cache", 60001, 60001)
+    assert not venvs._linkable_cache(uv, {}, tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: a normal user has one account")
+def test_a_cache_that_another_account_could_put_its_own_in_the_place_of_is_not_linked_to(tmp_path: Path) -> None:
+    """sudo may leave HOME as it was: root's own folder lies in the user's then."""
+    uv, above = uv_with_cache(tmp_path), tmp_path / "cache"
+    (above / "uv").mkdir(parents=True)
+    assert venvs._linkable_cache(uv, {}, tmp_path)
+    os.chown(above, 60001, 60001)
+    assert safe_files.owner(above / "uv") == 0 and not venvs._linkable_cache(uv, {}, tmp_path)
+    os.chown(above, 0, 0)
+    above.chmod(0o1777)  # as /tmp: what is there stays, and what is not there yet may be anybody's
+    assert venvs._linkable_cache(uv, {}, tmp_path)
+    (above / "uv").rmdir()
+    assert not venvs._linkable_cache(uv, {}, tmp_path)
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 60001, 60001)
+    (above / "uv").symlink_to(tmp_path / "theirs")
     assert not venvs._linkable_cache(uv, {}, tmp_path)
 
 

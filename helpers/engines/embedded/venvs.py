@@ -259,7 +259,8 @@ def _cache(uv: str, environment: Mapping[str, str]) -> Path | None:
 
 def _linkable_cache(uv: str, environment: Mapping[str, str], root: Path) -> bool:
     """Whether uv can keep in its usual cache what it downloads, and link the venvs below ``root`` to it: some room, the
-    right to write, the same file system, and, for root, no other account's. One that was asked for may be elsewhere.
+    right to write, the same file system, and, for root, a way to it that is root's alone. One that was asked for may be
+    on another.
     """
     folder = _cache(uv, environment)
     try:
@@ -268,8 +269,8 @@ def _linkable_cache(uv: str, environment: Mapping[str, str], root: Path) -> bool
             and os.access(folder, os.W_OK | os.X_OK)
             and shutil.disk_usage(folder).free > CACHE_LEAST
             and (bool(environment.get("UV_CACHE_DIR")) or _device(folder) == _device(root))
-            # a link to another account's file is that account's to change
-            and (os.geteuid() != 0 or safe_files.owner(folder) == 0)
+            # root runs what it finds there, and a link to another account's file is that account's to change
+            and (os.geteuid() != 0 or safe_files.is_roots_alone(folder))
         )
     except OSError:
         return False
