@@ -7,13 +7,14 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from helpers import __version__, bundle_file, clone, version
+from helpers import __version__, bundle_file, clone, safe_files, service_accounts, version
 from helpers.bundle_file import Bundle, BundleError, Writer
 from helpers.errors import TrackbedError
 from helpers.machine import existing, free_space
@@ -46,10 +47,13 @@ def pieces(path: Path) -> Iterator[bytes]:
 
 
 class Packing:
-    """A bundle that is being written. ``engines`` is what each engine says of its share, by its name."""
+    """A bundle that is being written into ``folder``. ``scratch``: for what goes into it, nobody else's to change.
 
-    def __init__(self, writer: Writer, scratch: Path, progress: ProgressReporter) -> None:
-        self.writer, self.scratch, self.progress = writer, scratch, progress
+    ``engines`` is what each engine says of its share, by its name.
+    """
+
+    def __init__(self, writer: Writer, folder: Path, scratch: Path, progress: ProgressReporter) -> None:
+        self.writer, self.folder, self.scratch, self.progress = writer, folder, scratch, progress
         self.engines: dict[str, Mapping[str, Any]] = {}
         self.python = ""  # the minor version that the wheels are for, as in "3.13"
 
@@ -72,19 +76,41 @@ class Packing:
         )
 
 
-@contextmanager
-def packing(target: Path, progress: ProgressReporter) -> Iterator[Packing]:
-    """Write a bundle, which has its name only when it is whole and on the disk. Raises TrackbedError."""
+def _check_target(target: Path) -> None:
+    if theirs := safe_files.of_account(target, service_accounts.services()):
+        raise TrackbedError(
+            f"{theirs} is a service's own: it could lead root's bundle elsewhere", "name a folder outside the workspace"
+        )
     if target.is_dir():
         raise TrackbedError(f"--to={target} is a folder", f"name a file: --to={target / 'trackbed.bundle'}")
     if not target.parent.is_dir():
         raise TrackbedError(f"--to={target}: there is no folder {target.parent}", f"mkdir -p {target.parent}")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    scratch = partial.with_suffix(".folder")
+    if not os.path.lexists(target):
+        return
     try:
-        scratch.mkdir(mode=0o700)
+        with opened(target):
+            return
+    except TrackbedError:
+        raise TrackbedError(
+            f"--to={target}: it exists already, and only a bundle would be replaced", "name another file"
+        ) from None
+
+
+@contextmanager
+def packing(target: Path, work: Path, progress: ProgressReporter) -> Iterator[Packing]:
+    """Write a bundle, which has its name only when it is whole and on the disk. Raises TrackbedError.
+
+    ``work``: a folder that nobody else can change. Programs run in it: ``target`` may lie in anybody's.
+    """
+    _check_target(target)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=".bundle-", dir=work))
+    except OSError as error:
+        raise TrackbedError(f"{work} cannot be written to: {error.strerror}", "see `df -h` and `ls -ld` of it") from None
+    try:
         with open(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), "wb") as stream:
-            yield Packing(Writer(stream), scratch, progress)
+            yield Packing(Writer(stream), target.parent, scratch, progress)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(target)
@@ -97,6 +123,14 @@ def packing(target: Path, progress: ProgressReporter) -> Iterator[Packing]:
     finally:
         partial.unlink(missing_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def require_room_to_pack(packing: Packing, size: int, what: str) -> None:
+    """Raises TrackbedError where files of that size cannot be fetched, and then written: on two disks, or on one."""
+    places = (existing(packing.scratch), existing(packing.folder))
+    together = places[0].stat().st_dev == places[1].stat().st_dev
+    for place in places[: 1 if together else 2]:
+        require_room(place, 2 * size if together else size, what)
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:

@@ -12,19 +12,20 @@ from helpers.engines import select, shared
 from helpers.engines.base import Engine
 from helpers.errors import EngineUnavailable, SettingError
 from helpers.project.project import Project
+from helpers.project.state import make_folder
 from helpers.services import Notice, ProgressReporter
 from helpers.wheel_download import Requirements
 
 UV_PYTHON = re.compile(r"cpython-3\.\d+.*-(linux|macos)-")  # the folder of a Python that uv brought
 LEFT_OUT = re.compile(r"(^|/)(__pycache__|test|idlelib|lib2to3|site-packages)(/|$)|^share/")
-TOOLKIT_ROOM = 400 << 20  # bytes: the toolkit's wheels, twice, and a Python
+TOOLKIT_ROOM = 200 << 20  # bytes: the toolkit's wheels, and a Python
 
 
 def write(project: Project, target: Path, progress: ProgressReporter, notice: Notice) -> tuple[int, str]:
     """Write a bundle for the engines that ENGINE names, or for all that are here; gives its size and SHA-256."""
     engines = _engines(project, notice)
-    with bundles.packing(target, progress) as packing:
-        bundles.require_room(packing.scratch, TOOLKIT_ROOM, "a bundle")
+    with bundles.packing(target, make_folder(project.settings.folder), progress) as packing:
+        bundles.require_room_to_pack(packing, TOOLKIT_ROOM, "a bundle")
         packing.python = f"{sys.version_info[0]}.{sys.version_info[1]}"
         progress.step("fetching the wheels of the toolkit")
         _pack_toolkit(packing)

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -200,27 +201,71 @@ def test_setup_reads_it_without_the_toolkit_on_an_old_python(tmp_path: Path) -> 
 
 
 def test_a_bundle_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
-    target = tmp_path / "b"
-    target.write_bytes(b"the one before")
-    with pytest.raises(RuntimeError), bundles.packing(target, Silent()) as packing:
+    (work := tmp_path / "work").mkdir()
+    target = tmp_path / "to" / "b"
+    target.parent.mkdir()
+    before = written(target, {"wheels/b": b"the one before"}).read_bytes()
+
+    def packing_to(path: Path) -> Any:
+        return bundles.packing(path, work, Silent())
+
+    with pytest.raises(RuntimeError), packing_to(target) as packing:
         packing.writer.add("wheels/a", 1, [b"a"])
         raise RuntimeError
-    with pytest.raises(TrackbedError, match="has changed while it was read"), bundles.packing(target, Silent()) as one:
+    with pytest.raises(TrackbedError, match="has changed while it was read"), packing_to(target) as one:
         one.writer.add("wheels/a", 2, [b"a"])
-    assert target.read_bytes() == b"the one before" and list(tmp_path.iterdir()) == [target]
-    with bundles.packing(target, Silent()) as packing:
+    assert target.read_bytes() == before and list(target.parent.iterdir()) == [target]
+    with packing_to(target) as packing:
         packing.python = "3.13"
         packing.finish("none")
-    assert read(target).manifest["python"] == "3.13" and list(tmp_path.iterdir()) == [target]
-    with pytest.raises(TrackbedError, match="is a folder"), bundles.packing(tmp_path, Silent()):
+    assert read(target).manifest["python"] == "3.13" and list(target.parent.iterdir()) == [target]
+    with pytest.raises(TrackbedError, match="is a folder"), packing_to(tmp_path):
         pass
-    with pytest.raises(TrackbedError, match="there is no folder"), bundles.packing(tmp_path / "no" / "b", Silent()):
+    with pytest.raises(TrackbedError, match="there is no folder"), packing_to(tmp_path / "no" / "b"):
         pass
+    assert not list(work.iterdir())
+
+
+def test_what_a_bundle_is_made_with_lies_where_nobody_else_can_change_it(tmp_path: Path) -> None:
+    """Programs run there, as root too, and the bundle's own folder may be another account's."""
+    (work := tmp_path / "work").mkdir()
+    (tmp_path / "to").mkdir()
+    with pytest.raises(RuntimeError), bundles.packing(tmp_path / "to" / "b", work, Silent()) as packing:
+        assert packing.scratch.parent == work and packing.scratch.stat().st_mode & 0o777 == 0o700
+        assert packing.folder == tmp_path / "to"
+        raise RuntimeError
+
+
+def test_a_bundle_takes_the_place_of_nothing_but_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("years of work")
+    (tmp_path / "link").symlink_to("nowhere")
+    for target in (tmp_path / "thesis", tmp_path / "link", Path("/dev/null")):
+        with (
+            pytest.raises(TrackbedError, match="exists already, and only a bundle"),
+            bundles.packing(target, tmp_path, Silent()),
+        ):
+            pass
+    assert (tmp_path / "thesis").read_text() == "years of work"
+
+
+def test_no_bundle_is_written_where_a_service_could_lead_it_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helpers.service_accounts.services", lambda: {os.geteuid()})
+    with (
+        pytest.raises(TrackbedError, match="is a service's own") as raised,
+        bundles.packing(tmp_path / "b", tmp_path, Silent()),
+    ):
+        pass
+    assert raised.value.hint == "name a folder outside the workspace"
 
 
 def test_a_bundle_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(TrackbedError, match=r"a bundle needs 1048576\.0 GiB"):
         bundles.require_room(tmp_path, 1 << 50, "a bundle")
+    packing = bundles.Packing(cast(Any, None), tmp_path, tmp_path, Silent())
+    with pytest.raises(TrackbedError, match=r"a bundle needs 2097152\.0 GiB"):
+        bundles.require_room_to_pack(packing, 1 << 50, "a bundle")
 
 
 def test_the_hash_of_the_whole_file_and_another_version_are_said(tmp_path: Path) -> None:
@@ -512,7 +557,7 @@ def saved(*members: tuple[tarfile.TarInfo, bytes]) -> io.BytesIO:
 def test_an_engine_that_writes_another_format_is_refused(tmp_path: Path) -> None:
     def copy(stream: io.BytesIO) -> list[str]:
         with (tmp_path / "b").open("wb") as target:
-            packing = bundles.Packing(Writer(target), tmp_path, Silent())
+            packing = bundles.Packing(Writer(target), tmp_path, tmp_path, Silent())
             docker_share._copy(stream, packing, 0)
             return list(packing.writer.files)
 

@@ -53,7 +53,7 @@ def pack(api: DockerApi, deployment: Deployment, notebook: NotebookImage, disk_f
             "inputs": image["labels"].get(f"{LABEL}.inputs", "") if images.is_own(name) else "",
         }
     whole = sum(one["size"] for one in listed.values())
-    bundles.require_room(into.scratch, whole, "a bundle of the images")
+    bundles.require_room(into.folder, whole, "a bundle of the images")
     progress.step(f"writing {counted(len(listed), 'image')}, {whole / 2**20:.0f} MiB with the layers that they share")
     with piped("docker save", ["docker", "save", *listed], dict(os.environ)) as pipe:
         _copy(pipe.out, into, whole)

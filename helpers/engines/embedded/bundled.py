@@ -26,7 +26,7 @@ def pack(environments: Environments, interpreter: str, into: Packing) -> None:
     """Fetch the wheels and put them into a bundle, with the hashes of the locks that name them."""
     needed = [one for venv in environments.required() for one in _files(venv)]
     about = next((size for build, size in TORCH.items() if any(f"torch-{build}" in one.file.name for one in needed)), 0)
-    bundles.require_room(into.scratch, 2 * (PLAIN + about), "a bundle of the embedded engine's wheels")
+    bundles.require_room_to_pack(into, PLAIN + about, "a bundle of the embedded engine's wheels")
     wheels = wheel_download.fetch(needed, interpreter, into.scratch, into.progress)
     names = sorted(path.name for path in wheels.iterdir())
     for name in names:
