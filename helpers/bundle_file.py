@@ -135,6 +135,11 @@ class Writer:
         self._put(header(MANIFEST, len(text)) + text + b"\0" * (padding(len(text)) + 2 * BLOCK))
 
 
+def opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    """A file for `Bundle`, which says what is no file: no FIFO is waited for. Raises OSError."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
 class Bundle:
     """An open bundle. Nothing of it is trusted before ``verify``; ``read`` gives only what its hash stands for."""
 
@@ -183,11 +188,10 @@ class Bundle:
         try:
             result = json.loads(self._at(entry.offset, entry.size))
             if result["format"] != FORMAT:
-                raise BundleError(
-                    f"it has the format {result['format']!r}, and this version of Trackbed reads {FORMAT}"
-                )
+                said = repr(result["format"])[:20]
+                raise BundleError(f"it has the format {said}, and this version of Trackbed reads {FORMAT}")
             listed = {str(name): (int(one["size"]), str(one["sha256"])) for name, one in result["files"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise BundleError("its manifest is damaged") from None
         there = {name: entry.size for name, entry in self.entries.items() if name != MANIFEST}
         if {name: size for name, (size, _) in listed.items()} != there:
@@ -198,6 +202,13 @@ class Bundle:
     def hash(self, name: str) -> str:
         """The SHA-256 of a file, as the manifest has it and `read` proves it."""
         return self._hashes[name]
+
+    def minor(self) -> str:
+        """The Python that its wheels are for, as in "3.13". Raises BundleError."""
+        minor = str(self.manifest.get("python", ""))
+        if not re.fullmatch(r"3\.[0-9]{1,2}", minor):
+            raise BundleError("its manifest names no Python")
+        return minor
 
     def names(self, folder: str) -> list[str]:
         """The files below a folder, as in "wheels/"."""
@@ -269,25 +280,17 @@ def main(bundle: str, into: str) -> int:
     """What setup.sh calls: unpack its files into ``into``; print Python's minor version, a comma, the interpreter."""
     os.umask(0o022)
     try:
-        with open(bundle, "rb") as stream:
-            opened = Bundle(stream)
-            opened.unpack(TOOLKIT, os.path.join(into, "toolkit"))
-            opened.unpack(PYTHON, os.path.join(into, "python"))
-            minor, interpreter = _python(opened)
+        with opened(bundle) as stream:
+            given = Bundle(stream)
+            given.unpack(TOOLKIT, os.path.join(into, "toolkit"))
+            given.unpack(PYTHON, os.path.join(into, "python"))
+            name = f"{PYTHON}bin/python{given.minor()}"
+            minor, interpreter = given.minor(), name if name in given.entries else ""
     except (OSError, BundleError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(f"{minor},{interpreter}\n")
     return 0
-
-
-def _python(bundle: Bundle) -> tuple[str, str]:
-    """As in "3.13", and the path of the interpreter below the folder: "" where the bundle has none."""
-    minor = str(bundle.manifest.get("python", ""))
-    if not re.fullmatch(r"3\.\d\d?", minor):
-        raise BundleError("its manifest names no Python")
-    name = f"{PYTHON}bin/python{minor}"
-    return minor, name if name in bundle.entries else ""
 
 
 if __name__ == "__main__":

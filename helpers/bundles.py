@@ -107,7 +107,7 @@ def packing(target: Path, work: Path, progress: ProgressReporter) -> Iterator[Pa
     try:
         scratch = Path(tempfile.mkdtemp(prefix=".bundle-", dir=work))
     except OSError as error:
-        raise TrackbedError(f"{work} cannot be written to: {error.strerror}", "see `df -h` and `ls -ld` of it") from None
+        raise TrackbedError(f"{work} cannot be written to: {error.strerror}", f"ls -ld {work}; df -h {work}") from None
     try:
         with open(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), "wb") as stream:
             yield Packing(Writer(stream), target.parent, scratch, progress)
@@ -147,15 +147,14 @@ def require_room(folder: Path, needed: int, what: str) -> None:
 def opened(path: Path) -> Iterator[Bundle]:
     """A bundle; what is raised about it while it is open becomes a message. Raises TrackbedError."""
     try:
-        # no FIFO is waited for: whose file it is does not matter, what its hash says does
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            yield Bundle(stream)
+        stream = bundle_file.opened(path)  # whose file it is does not matter, what its hash says does
     except OSError as error:
-        if error.filename is None or Path(os.fsdecode(error.filename)) != path:
-            raise
         raise TrackbedError(
             f"the bundle {path} cannot be opened: {error.strerror}", "name the file that `invoke bundle` wrote"
         ) from None
+    try:
+        with stream:
+            yield Bundle(stream)
     except BundleError as error:
         raise TrackbedError(f"the bundle {path} was not used: {error}", AGAIN) from None
 

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -145,6 +146,8 @@ def test_a_changed_byte_is_found_before_the_file_is_whole(tmp_path: Path) -> Non
         (lambda m: m.update(format=2), "format 2"),
         (lambda m: m.update(files=[]), "manifest is damaged"),
         (lambda m: m["files"].update({"wheels/a": 1}), "manifest is damaged"),
+        (lambda m: m["files"]["wheels/a"].update(size=math.inf), "manifest is damaged"),
+        (lambda m: m.update(format="x" * 9999), "it has the format 'x{19}, and"),
     ],
 )
 def test_a_manifest_that_contradicts_the_archive(
@@ -327,6 +330,7 @@ def of_embedded(engine: EmbeddedEngine, **change: Any) -> dict[str, Any]:
             r"lacks the packages of docker/jupyter/requirements\.txt, .*made for GPU none with PyTorch none",
         ),
         ({"glibc": "9.1"}, r"need glibc 9\.1"),
+        ({"glibc": "9" * 5000}, r"need glibc 9{1,60}"),
         ({"locks": None}, "lacks the packages"),
     ],
 )
@@ -337,6 +341,29 @@ def test_a_bundle_for_another_machine_or_project(
     with pytest.raises(TrackbedError, match=told) as raised:
         embedded.take_bundle(bundle, Silent())
     assert raised.value.hint and embedded.environments.bundle is None
+
+
+@pytest.mark.parametrize("python", [None, "", "3.x", "3.1234", "3\n.13", "\u0663.13", {"3.13": 1}])
+def test_a_manifest_that_names_no_python(tmp_path: Path, embedded: EmbeddedEngine, python: object) -> None:
+    bundle = read(written(tmp_path / "b", {}, {**of_embedded(embedded), "python": python}))
+    with pytest.raises(BundleError, match="its manifest names no Python"):
+        embedded.take_bundle(bundle, Silent())
+    assert embedded.environments.bundle is None
+
+
+def test_what_is_no_file_is_no_bundle(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    told = {
+        tmp_path: "cannot be opened: Is a directory",
+        tmp_path / "fifo": "no plain file",
+        tmp_path / "no": "No such",
+    }
+    for path, message in told.items():
+        with pytest.raises(TrackbedError, match=message), bundles.opened(path):
+            pass
+        argv = [sys.executable, "-I", str(bundle_file.__file__), str(path), str(tmp_path / "into")]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
 def test_a_bundle_of_this_clone_is_taken_and_one_of_other_locks_is_not(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterator
 
 from helpers import bundle_file, bundles, wheel_download
@@ -59,14 +60,15 @@ def check(environments: Environments, bundle: Bundle) -> None:
             f"{'; ' + bundles.other_version(bundle.manifest) if bundles.other_version(bundle.manifest) else ''}",
             "use a clone of that version here, or make the bundle again with this one",
         )
+    bundle.minor()
     _check_glibc(str(share.get("glibc", "")))
 
 
 def _check_glibc(least: str) -> None:
     kind, here = platform.libc_ver()
-    numbers = [tuple(int(part) for part in text.split(".") if part.isdecimal()) for text in (least, here)]
+    numbers = [tuple(map(int, re.findall(r"[0-9]+", text[:20]))) for text in (least, here)]
     if kind == "glibc" and all(numbers) and numbers[0] > numbers[1]:
         raise EngineUnavailable(
-            f"the bundle's wheels need glibc {least}, and this machine has {here}",
+            f"the bundle's wheels need glibc {bundles.said(least)}, and this machine has {here}",
             "make the bundle on a machine with the distribution of this one",
         )

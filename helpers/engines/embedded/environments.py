@@ -102,7 +102,7 @@ class Environments(EmbeddedComponent):
 
     def make(self, progress: ProgressReporter) -> tuple[str, ...]:
         """Make those that are missing or from another lock; gives their names."""
-        minor = str(self.bundle.manifest["python"]) if self.bundle else ""
+        minor = self.bundle.minor() if self.bundle else ""
         interpreter = venvs.interpreter(self.deployment.identity(MLFLOW), minor)
         for venv in self.required():
             if venv.close_lock():
