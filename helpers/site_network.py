@@ -153,9 +153,10 @@ def trust(path: str) -> dict[str, str]:
     return dict.fromkeys(TRUST, path)
 
 
-def masked(address: str) -> str:
-    """A proxy's address without its password."""
-    return re.sub(r"//[^/@]*@", "//***@", address)
+def masked(text: str, shown: str = "") -> str:
+    """URLs without the login before their host, also one whose password has an @ in it. ``shown``: a user's name alone
+    that is no secret."""
+    return re.sub(rf"//(?!{re.escape(shown)}@)[^/\s]*@", "//***@", text)
 
 
 def bundles(environ: Mapping[str, str], passthrough: Mapping[str, str]) -> tuple[tuple[str, ...], str]:

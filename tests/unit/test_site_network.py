@@ -155,3 +155,17 @@ def test_services_without_docker_read_a_copy(tmp_path: Path, monkeypatch: pytest
     assert not {"http_proxy", "HTTP_PROXY"} & others.keys(), "a proxy that the user names is alone"
     own.unlink()
     assert site_network.TRUST[1] not in EmbeddedEngine(project(tmp_path)).deployment.inherited_environment()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:word@proxy:3128", "http://***@proxy:3128"),
+        ("http://user:wo@rd@proxy/a@b", "http://***@proxy/a@b"),
+        ("http://mlflow:word@proxy http://mlflow@host", "http://***@proxy http://mlflow@host"),
+        ("http://host/a image@sha256:1", "http://host/a image@sha256:1"),
+        ("http://host image@sha256:1", "http://host image@sha256:1"),
+    ],
+)
+def test_a_url_is_shown_without_its_login(text: str, shown: str) -> None:
+    assert site_network.masked(text, "mlflow") == shown
