@@ -6,7 +6,7 @@
 # Works from any folder; done a second time it only looks.
 set -eu
 # A bundle's path is meant from the folder in which this is typed.
-given='' flag=''
+given='' flag='' empty=''
 for word in "$@"; do
   shift
   word=$flag$word flag=''
@@ -14,12 +14,17 @@ for word in "$@"; do
     --from-bundle) flag=--from-bundle=; continue;;
     --from-bundle=?*)
       given=${word#*=}
-      case $given in /*) ;; *) given=$PWD/$given;; esac
+      case $given in
+        /*) ;;
+        \~/*) given=${HOME:-~}/${given#??};; # no shell does it behind an =
+        *) given=$PWD/$given;;
+      esac
       word=--from-bundle=$given;;
+    --from-bundle=) empty=yes;;
   esac
   set -- "$@" "$word"
 done
-if [ -n "$flag" ]; then set -- "$@" --from-bundle; fi
+if [ -n "$flag" ]; then empty=yes; fi
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 cd -- "$here"
 venv=$here/.venv
@@ -378,6 +383,7 @@ install_requirements() {
 }
 
 elsewhere="programs may not run on this disk: findmnt -T '$here' shows noexec; put the clone on another one"
+if [ -n "$empty" ]; then fail "--from-bundle names no file" "sh setup.sh up --from-bundle=FILE"; fi
 if ! ready; then
   if [ -n "$given" ]; then read_bundle; fi
   if ! usable; then make_venv; fi

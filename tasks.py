@@ -39,7 +39,7 @@ def up(
     name_prefix: str | None = None,
     adopt: bool = False,
     yes: bool = False,
-    from_bundle: str = "",
+    from_bundle: str | None = None,
 ) -> None:
     """Start everything, and return when it is ready. Run it again to repair or to change something."""
     from helpers.cli import running
@@ -55,7 +55,7 @@ def jupyter(
     name_prefix: str | None = None,
     adopt: bool = False,
     yes: bool = False,
-    from_bundle: str = "",
+    from_bundle: str | None = None,
 ) -> None:
     """Start only a notebook, for a remote tracking server. Name the server with --tracking-uri."""
     from helpers.cli import running

@@ -31,7 +31,7 @@ class Start:
     name_prefix: str | None = None
     adopt: bool = False
     yes: bool = False
-    from_bundle: str = ""
+    from_bundle: str | None = None
 
     def refuse(self) -> None:
         """SettingError where a flag would do nothing."""
@@ -42,6 +42,8 @@ class Start:
             f"to run a second project: --project={self.name_prefix} with ports of its own",
         )
         options.refuse(self.adopt and self.dry_run, "--adopt", "with --dry-run, which starts nothing")
+        if self.from_bundle == "":  # a network would be asked instead, without a word
+            raise SettingError("--from-bundle= names no file", "name the file that `invoke bundle` wrote")
         options.refuse(bool(self.from_bundle) and self.dry_run, "--from-bundle", "with --dry-run, which starts nothing")
         options.refuse(self.yes and self.dry_run, "--yes", "with --dry-run, which ends nothing")
 

@@ -20,6 +20,7 @@ import pytest
 
 from helpers import bundle_file, bundles, bundling, clone, wheel_download
 from helpers.bundle_file import BLOCK, Bundle, BundleError, Writer, header
+from helpers.cli import running
 from helpers.engines import select
 from helpers.engines.docker import bundled as docker_share
 from helpers.engines.docker import images
@@ -27,7 +28,7 @@ from helpers.engines.embedded import bundled as embedded_share
 from helpers.engines.embedded import venvs
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.notebook_image import NotebookImage
-from helpers.errors import TrackbedError
+from helpers.errors import SettingError, TrackbedError
 from tests.unit.fakes import Silent, project
 
 ABOUT = {"trackbed": "1.0", "commit": "abc", "machine": bundles.machine(), "gpu": "none", "python": "3.13"}
@@ -349,6 +350,11 @@ def test_a_manifest_that_names_no_python(tmp_path: Path, embedded: EmbeddedEngin
     with pytest.raises(BundleError, match="its manifest names no Python"):
         embedded.take_bundle(bundle, Silent())
     assert embedded.environments.bundle is None
+
+
+def test_a_bundle_without_a_name_is_not_passed_over() -> None:
+    with pytest.raises(SettingError, match="--from-bundle= names no file"):
+        running.Start(from_bundle="").refuse()
 
 
 def test_what_is_no_file_is_no_bundle(tmp_path: Path) -> None:

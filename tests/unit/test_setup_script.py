@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,12 @@ def tools(tmp_path: Path) -> Path:
     return folder
 
 
-def run(clone: Path, *places: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    clone: Path, *places: object, words: Sequence[str] = (), cwd: Path = Path("/"), **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["/bin/sh", str(clone / "setup.sh"), "up"],
-        cwd="/",
+        ["/bin/sh", str(clone / "setup.sh"), "up", *words],
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         env={"PATH": ":".join(map(str, places)), "HOME": str(clone.parent), **environment},
         capture_output=True,
@@ -351,16 +354,7 @@ def test_a_bundles_path_is_meant_from_where_it_is_typed_and_nothing_else_is_aske
     inside = program(tmp_path / "base" / "python3", PYTHON.replace("case", 'echo "$@" >>"$HOME/asked"\ncase', 1))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = subprocess.run(
-        ["/bin/sh", str(clone / "setup.sh"), "up", *(word.format(elsewhere) for word in words), "--yes"],
-        cwd=elsewhere,
-        stdin=subprocess.DEVNULL,
-        env={"PATH": f"{inside.parent}:{tools}", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run(clone, inside.parent, tools, words=[*(word.format(elsewhere) for word in words), "--yes"], cwd=elsewhere)
     assert done.returncode == 0 and done.stdout == f"invoked up --from-bundle={elsewhere}/b --yes\n", done.stderr
     asked = (tmp_path / "asked").read_text()
     assert f"-I {clone}/helpers/bundle_file.py {elsewhere}/b {clone}/.venv-tools/bundle" in asked
@@ -368,21 +362,29 @@ def test_a_bundles_path_is_meant_from_where_it_is_typed_and_nothing_else_is_aske
     assert "--no-index" in installed and "--require-hashes" in installed
 
 
+@pytest.mark.parametrize("word", ["--from-bundle=~/b", "--from-bundle"])
+def test_a_bundle_in_the_home_folder(clone: Path, tools: Path, tmp_path: Path, word: str) -> None:
+    inside = program(tmp_path / "base" / "python3", PYTHON)
+    done = run(clone, inside.parent, tools, words=[word] if "=" in word else [word, "~/b"])
+    assert done.stdout == f"invoked up --from-bundle={tmp_path}/b\n", done.stderr
+
+
+@pytest.mark.parametrize("word", ["--from-bundle=", "--from-bundle"])
+def test_a_bundle_without_a_name_does_not_end_in_a_download(
+    clone: Path, tools: Path, tmp_path: Path, word: str
+) -> None:
+    inside = program(tmp_path / "base" / "python3", PYTHON)
+    done = run(clone, inside.parent, tools, words=[word])
+    assert done.returncode == 1 and not (clone / ".venv").exists()
+    assert "setup: --from-bundle names no file\n  -> sh setup.sh up --from-bundle=FILE\n" in done.stderr
+
+
 def test_a_file_that_is_no_bundle_ends_setup_with_the_reason(clone: Path, tools: Path, tmp_path: Path) -> None:
     (clone / "helpers").mkdir()
     shutil.copy(ROOT / "helpers" / "bundle_file.py", clone / "helpers")
     (tmp_path / "b").write_bytes(b"nothing" * 999)
     base = program(tmp_path / "base" / "python3", f'#!/bin/sh\nexec {BASE} "$@"\n')
-    done = subprocess.run(
-        ["/bin/sh", str(clone / "setup.sh"), "up", "--from-bundle=b"],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        env={"PATH": f"{base.parent}:{tools}", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run(clone, base.parent, tools, words=["--from-bundle=b"], cwd=tmp_path)
     assert done.returncode == 1 and not (clone / ".venv").exists()
     assert (
         f"setup: the bundle {tmp_path}/b was not used: it is no bundle of Trackbed, or it is damaged\n" in done.stderr
