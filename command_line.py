@@ -191,12 +191,17 @@ def read(collection: Collection) -> None:
         for argument in context.args.values():
             if argument.positional and argument.value in ("--help", "-h"):  # Invoke took it for the word
                 _print_help(context.name or "", collection)
+        if _taken_for_a_word(context, words) and (
+            problem := _refused(ParseError("", context), words, known(collection), first)
+        ):
+            _refuse(problem)
+        for argument in context.args.values():
             if _lacks_value(argument, words):
                 from helpers.cli import mistakes
 
                 task = pages.named(known(collection), context.name or "")
                 name = (argument.name or "").strip("_").replace("_", "-")
-                _refuse(mistakes.missing_value((task and task.flag(f"--{name}")) or Flag(name, ""), task))
+                _refuse(mistakes.missing_value((task and task.flag(name)) or Flag(name, ""), task))
     if len(parsed) == 1 and not listed:
         _print(pages.overview(_width()))
 
@@ -230,6 +235,15 @@ def _left_out(context: ParserContext, task: Task) -> bool:
     return task.word_typed and str(context.args[task.word].value or "-").startswith("-")
 
 
+def _taken_for_a_word(context: ParserContext | None, words: Sequence[str]) -> str:
+    """A flag that the task does not have and that Invoke took for its word, as in `restore --dri FILE`; else ""."""
+    for argument in context.args.values() if context else ():
+        value, option = str(argument.value or ""), f"--{(argument.name or '').strip('_').replace('_', '-')}"
+        if argument.positional and value.startswith("--") and option not in {word.partition("=")[0] for word in words}:
+            return value
+    return ""
+
+
 def _lacks_value(argument: Argument, words: Sequence[str]) -> bool:
     """Whether Invoke took the next flag for the value, as in `--gpu --torch=cpu`, or a list's flag ends the line."""
     if not argument.takes_value:
@@ -254,6 +268,8 @@ def _refused(
     context = getattr(error, "context", None)
     task = pages.named(tasks, context.name or "") if context is not None else None
     core = [option for option in first.flags if option.startswith("--")]
+    if task and (flag := _taken_for_a_word(context, words)):
+        return mistakes.unknown_flag(flag, task, words, tasks, core)
     if match := re.fullmatch(r"No idea what '?\"?(.*?)\"?'? is!", text):
         token = match[1]
         if token.startswith("-"):
@@ -263,7 +279,7 @@ def _refused(
         return mistakes.followed(match[1])
     if match := re.search(r"Flag <Argument: ([\w-]+)[^>]*> needed value", text):
         name = match[1].strip("_").replace("_", "-")
-        flag = (task.flag(f"--{name}") if task else None) or Flag(name, "")
+        flag = (task.flag(name) if task else None) or Flag(name, "")
         return mistakes.missing_value(flag, task)
     if match := re.search(r"did not receive required positional arguments: (.*)", text):
         names = [name.replace("_", "-") for name in re.findall(r"'(\w+)'", match[1])]

@@ -237,11 +237,12 @@ def stray_word(word: str, task: TaskHelp, typed: Sequence[str], tasks: Mapping[s
 
 def missing_value(flag: Flag, task: TaskHelp | None) -> SettingError:
     """The error for a flag at the end of the line that needs a value."""
-    title = f"{flag.option} needs a value"
+    option = f"--{flag.name}"  # also of one that may stand as a word
+    title = f"{option} needs a value"
     said = BY_OPTION[flag.option].allowed if flag.option in BY_OPTION else _phrase(flag.help)
     return SettingError(
         f"{title}: {said}." if said else f"{title}.",
-        f"`invoke {f'{task.name} ' if task else ''}{flag.option}={value_name(flag)}`",
+        f"`invoke {f'{task.name} ' if task else ''}{option}={value_name(flag)}`",
     )
 
 
