@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from helpers import clone
 from helpers.cli import help as pages
 from helpers.cli.help import Flag, TaskHelp
 from helpers.gpu import node_types
@@ -25,8 +26,14 @@ CORE = ("--help", "--list", "--version")
 
 
 def script(shell: str, invoke: str) -> str:
-    """What that shell reads. ``invoke``: the program to ask where the typed one is not found."""
-    return (FOLDER / f"completion.{shell}").read_text().replace("@INVOKE@", shlex.quote(invoke))
+    """What that shell reads. ``invoke``: the program to ask where the typed one is not found.
+
+    Root asks nothing else, from this clone: Invoke runs the tasks.py of the folder that somebody stands in, and that
+    may be the notebook's. A Tab shall not do what only Enter does.
+    """
+    as_root = shlex.join(["sh", "-c", 'cd "$0" && exec "$@"', str(clone.ROOT), invoke])
+    text = (FOLDER / f"completion.{shell}").read_text()
+    return text.replace("@INVOKE@", shlex.quote(invoke)).replace("@AS_ROOT@", as_root)
 
 
 def candidates(tasks: Mapping[str, TaskHelp], words: Sequence[str]) -> list[str]:

@@ -172,3 +172,35 @@ def test_fish(folder: Path, tmp_path: Path) -> None:
     assert complete("invoke up --engine=e") == ["--engine=embedded"]
     assert {"mlflow", "jupyter"} <= set(complete("invoke logs "))
     assert complete(f"invoke up --workspace={tmp_path}/da") == [f"--workspace={tmp_path}/data/"]
+
+
+# asks the shell's function as the Tab key does, in a line that says what it was given
+ASKED = {
+    "bash": "COMP_WORDS=({0} sta) COMP_LINE='{0} sta' COMP_POINT=999; _trackbed; echo ${{COMPREPLY[*]}}",
+    "zsh": "compdef() {{ }}; compadd() {{ print -- $@ }}; source {1}; words=({0} sta) CURRENT=2; _trackbed",
+    "fish": "complete -C '{0} sta'",
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root is kept from it")
+@pytest.mark.parametrize("name", completion.SHELLS)
+def test_the_tab_key_runs_nothing_of_the_folder_that_root_stands_in(name: str, tmp_path: Path) -> None:
+    """It may be the notebook's, and Invoke runs the tasks.py that it finds there."""
+    program, source = shell(name), script(name, tmp_path)
+    (tmp_path / "workspace").mkdir()
+    trap = f"#!/bin/sh\ntouch {tmp_path}/ran\n"
+    (tmp_path / "workspace" / "tasks.py").write_text(f"open('{tmp_path}/ran', 'w')\n")
+    (tmp_path / "workspace" / "invoke").write_text(trap)
+    (tmp_path / "workspace" / "invoke").chmod(0o755)
+    for typed in (str(invoke()), "./invoke"):
+        done = subprocess.run(
+            [program, "-c", f"{'' if name == 'zsh' else f'source {source}; '}{ASKED[name].format(typed, source)}"],
+            cwd=tmp_path / "workspace",
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert "status" in done.stdout and not (tmp_path / "ran").exists(), done.stdout + done.stderr

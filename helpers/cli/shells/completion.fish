@@ -3,6 +3,7 @@ function __trackbed
     if test "$words" != "$__trackbed_words"
         set -l program $words[1]
         command -q $program; or set program @INVOKE@
+        test (id -u) = 0; and set program @AS_ROOT@
         set -g __trackbed_words $words
         set -g __trackbed_found ($program --complete -- $words 2>/dev/null)
     end

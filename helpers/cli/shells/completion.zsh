@@ -1,8 +1,10 @@
 _trackbed() {
   local program=${(Q)words[1]}
-  local -a candidates
+  local -a candidates ask
   (( $+commands[$program] )) || [[ -x $program ]] || program=@INVOKE@
-  candidates=("${(@f)$("$program" --complete -- "${(@Q)words[1,CURRENT]}" 2>/dev/null)}")
+  ask=("$program")
+  if (( EUID == 0 )); then ask=(@AS_ROOT@); fi
+  candidates=("${(@f)$("${ask[@]}" --complete -- "${(@Q)words[1,CURRENT]}" 2>/dev/null)}")
   candidates=("${(@)candidates:#}")
   if (( ! $#candidates )); then
     if [[ $PREFIX == --*=* ]]; then compset -P '*='; fi
