@@ -170,6 +170,8 @@ class Bundle:
                 raise BundleError("it names a file twice, or too many")
             names.add(entry.name)
             entries.append(entry)
+        if not names.isdisjoint(name[:place] for name in names for place, sign in enumerate(name) if sign == "/"):
+            raise BundleError("it has a file and a folder of the same name")
         if offset + 2 * BLOCK != self.size or not entries or entries[-1].name != MANIFEST:
             raise BundleError("it is no bundle of Trackbed, or its end is damaged")
         return entries

@@ -173,6 +173,13 @@ def test_a_name_twice_is_refused(tmp_path: Path) -> None:
         Bundle(stream)
 
 
+def test_a_file_that_is_a_folder_too_is_refused(tmp_path: Path) -> None:
+    for names in (("wheels/a", "wheels/a/b"), ("wheels/a/b", "wheels/a")):
+        written(tmp_path / "b", dict.fromkeys(names, b"a"))
+        with (tmp_path / "b").open("rb") as stream, pytest.raises(BundleError, match="a file and a folder"):
+            Bundle(stream)
+
+
 def test_unpacking_follows_no_link_and_writes_over_nothing(tmp_path: Path) -> None:
     path = written(tmp_path / "b", {"wheels/a": b"a", "python/bin/python3.13": b"p"})
     target = tmp_path / "target"
