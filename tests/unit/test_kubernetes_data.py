@@ -12,6 +12,7 @@ import pytest
 from helpers import lifecycle
 from helpers.cli import options, running
 from helpers.data import move_note
+from helpers.datasets import adding
 from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.kubernetes.forwards import Forwards
@@ -341,3 +342,14 @@ def test_whoever_may_not_change_the_namespace_adopts_it_all_the_same(
     assert [line for line, _ in kubectl.calls if f"delete configmap {objects.MARKS} " in line]
     assert not [line for line, _ in kubectl.calls if "annotate namespace" in line or "label namespace" in line]
     assert mine == kept["data"][objects.INSTANCE]
+
+
+@pytest.mark.parametrize("namespace", [True, False])
+def test_data_sets_are_listed_where_there_is_no_claim_for_them_yet(
+    engine: KubernetesEngine, kubectl: FakeKubectl, namespace: bool
+) -> None:
+    if namespace:
+        kubectl.answer("get namespace trackbed ", made(engine.project.state.instance))
+    listed = adding.listing(engine.project, Silent())
+    assert (listed.where, listed.sets, listed.free) == (f"the volume claim food11 in {engine.deployment.where}", (), 0)
+    assert not [line for line, _ in kubectl.calls if " create " in line or " apply " in line]
