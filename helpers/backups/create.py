@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from helpers.backups import (
     archive,
@@ -31,6 +31,7 @@ from helpers.backups import (
     workspace,
 )
 from helpers.backups.encrypted import Encrypted
+from helpers.backups.meters import Counted, Meter, rows_taken
 from helpers.backups.repository import Snapshot
 from helpers.backups.storage import BlobStore
 from helpers.data import artifacts, database
@@ -55,20 +56,6 @@ class Writer(Protocol):
     def small(self, name: str, content: bytes) -> None: ...
 
     def database(self, dump: IO[bytes]) -> int: ...
-
-
-class Meter:
-    """Tells how far it is."""
-
-    def __init__(self, progress: ProgressReporter, what: str) -> None:
-        self._progress, self._what, self._begun = progress, what, time.monotonic()
-
-    def report(self, size: int, count: int, whole: int = 0) -> None:
-        """``size`` bytes and ``count`` objects are done, of ``whole`` bytes (0: nobody knows)."""
-        speed = size / 2**20 / max(time.monotonic() - self._begun, 0.001)
-        self._progress.amount(
-            self._what, size, whole, f"{counted(count, 'object')}, {size / 2**20:.0f} MiB, {speed:.0f} MiB/s"
-        )
 
 
 def _clean_up(settings: Settings) -> None:
@@ -270,7 +257,7 @@ def _rows(
     # the database first: every artifact that a row of this moment points to was stored before it
     progress.step("database")
     with database.dump(engine, project.state.active["database"]) as (result, dump):
-        size = writer.database(dump)
+        size = writer.database(cast("IO[bytes]", Counted(dump, rows_taken(progress))))
     return result, size
 
 

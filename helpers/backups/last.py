@@ -15,6 +15,7 @@ import psutil
 
 from helpers import process_table, start_page, status, timers, topics, waiting
 from helpers.backups import create, damage, later, lead, locations, schedule
+from helpers.backups.meters import Meter
 from helpers.backups.needed import Needed
 from helpers.backups.repository import Snapshot
 from helpers.backups.schedule import Ran
@@ -307,7 +308,7 @@ def _read_back(backup: Snapshot, before: str, project: Project, progress: Progre
     """Read what a backup needs, and an earlier one that was read back did not. Gives bytes and seconds.
 
     Raises TrackbedError where something is not as it was written."""
-    meter, begun = create.Meter(progress, "reading back"), time.monotonic()
+    meter, begun = Meter(progress, "reading back"), time.monotonic()
     size = count = 0
     with Needed() as known, Needed() as needed:
         if before:

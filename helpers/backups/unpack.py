@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from helpers.backups import damage, disk_space, loading, salvage, workspace
-from helpers.backups.create import PORTABLE, Meter, need
+from helpers.backups.create import PORTABLE, need
 from helpers.backups.locations import Source
+from helpers.backups.meters import Counted, Meter, rows_taken
 from helpers.backups.salvage import Restorable
 from helpers.backups.workspace_entries import is_of_workspace
 from helpers.data import artifacts, database, journal
@@ -42,25 +43,13 @@ def known(engine: Engine, schema: str) -> str:
     return done.stdout.strip()
 
 
-class _Counted:
-    """What is read of a stream is told to ``took``, which may raise."""
-
-    def __init__(self, stream: IO[bytes], took: Callable[[int], None]) -> None:
-        self._stream, self._took = stream, took
-
-    def read(self, count: int = -1) -> bytes:
-        content = self._stream.read(count)
-        self._took(len(content))
-        return content
-
-
 def _objects(members: Iterator[Member], meter: Meter, whole: int, disk: disk_space.Watch) -> Iterator[Member]:
     count = size = 0
     for name, length, content in members:
         if not name.startswith("objects/"):
             continue
         disk.object(length)
-        yield name.removeprefix("objects/"), length, cast("IO[bytes]", _Counted(content, disk.took))
+        yield name.removeprefix("objects/"), length, cast("IO[bytes]", Counted(content, disk.took))
         disk.took(disk_space.OBJECT)
         count, size = count + 1, size + length
         meter.report(size, count, whole)
@@ -162,17 +151,12 @@ def copy(
     members = rest.members()
     first: list[Member] = []  # what comes after the dump: its content is still to be read
 
-    done, whole = 0, disk_space.dump_bytes(manifest)
-
-    def dumped(count: int) -> None:
-        nonlocal done
-        done += count
-        progress.amount("database", done, whole, f"{done / 2**20:.0f} MiB of the dump")
+    dumped = rows_taken(progress, disk_space.dump_bytes(manifest))
 
     def chunks() -> Iterator[IO[bytes]]:
         for member in members:
             if member[0].startswith("database/"):
-                yield cast("IO[bytes]", _Counted(member[2], dumped))
+                yield cast("IO[bytes]", Counted(member[2], dumped))
             elif member[0].startswith("objects/") or member[0] == "SHA256SUMS" or is_of_workspace(member[0]):
                 first.append(member)
                 return

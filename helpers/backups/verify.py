@@ -7,6 +7,7 @@ from pathlib import Path
 
 from helpers import lifecycle, status
 from helpers.backups import create, damage, encrypted, last_seen, locations, repository
+from helpers.backups.meters import Meter
 from helpers.backups.repository import Snapshot
 from helpers.engines.base import ProgressReporter
 from helpers.errors import SettingError, TrackbedError
@@ -31,7 +32,7 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
 
     ``repair``: manifests and lists from their copies; pieces from the running project, of which a new backup is made.
     """
-    meter = create.Meter(progress, "verifying")
+    meter = Meter(progress, "verifying")
     chosen = locations.matching(project.settings, text)
     if isinstance(chosen, list):
         if repair:
@@ -75,7 +76,7 @@ def _summary(report: damage.DamageReport) -> str:
     return f"{read}: {counted(len(report.damaged), 'file')} damaged or missing; whole: {whole}"
 
 
-def _verified_files(paths: list[Path], meter: create.Meter) -> Verified:
+def _verified_files(paths: list[Path], meter: Meter) -> Verified:
     lines, size = [], 0
     for path in paths:
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from helpers.backups.create import Meter
+from helpers.backups.meters import Meter
 from helpers.data import artifacts, journal
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.engines.streaming import Pipe

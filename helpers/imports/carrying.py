@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import IO
 
 from helpers.backups import disk_space, unpack
-from helpers.backups.create import Meter
+from helpers.backups.meters import Meter
 from helpers.data import artifacts, journal
 from helpers.data.checksum import SetSum
 from helpers.engines.base import Engine, ProgressReporter

@@ -10,7 +10,8 @@ from typing import IO, Any
 
 from helpers import lifecycle, status
 from helpers.backups import disk_space, locations, restore, switchover, unpack
-from helpers.backups.create import Meter, need
+from helpers.backups.create import need
+from helpers.backups.meters import Meter
 from helpers.data import artifacts, database, journal
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter
 from helpers.errors import TrackbedError

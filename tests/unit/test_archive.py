@@ -6,14 +6,18 @@ import io
 import json
 import random
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from helpers.backups import archive, formats, salvage
+from helpers.backups import archive, create, formats, salvage
+from helpers.data import database
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
+from tests.unit.fakes import Silent, project
 
 FACTS: dict[str, Any] = {"schema": "abc", "mlflow": "3", "tables": {"runs": ["1", "5"]}}
 OBJECTS = {"1/r/ä b.txt": b"hello", "1/r/leer": b"", "1/" + "x" * 300: b"\0" * 5000}
@@ -82,6 +86,22 @@ def test_dump_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert manifest["chunks"] == 11
     dump = b"".join(c.read() for n, _, c in archive.members(tmp_path / "a.tar", manifest) if n.startswith("database"))
     assert dump == b"PGDMP" + bytes(range(256)) * 40
+
+
+def test_how_much_of_the_database_has_passed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, int, int]] = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "amount", lambda name, done, whole, note: told.append((name, done, whole)))
+
+    @contextmanager
+    def dump(engine: object, name: str) -> Iterator[tuple[str, io.BytesIO]]:
+        yield "what it holds", io.BytesIO(b"x" * 2500)
+
+    monkeypatch.setattr(database, "dump", dump)
+    monkeypatch.setattr(archive, "CHUNK", 1000)
+    writer = archive.Writer(io.BytesIO(), {})
+    assert create._rows(project(tmp_path), cast(Any, None), writer, progress, False)[1] == 2500
+    assert told[0] == ("database", 1000, 0) and told[-1] == ("database", 2500, 0)
 
 
 @pytest.mark.parametrize("part", range(50))
