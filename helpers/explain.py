@@ -15,7 +15,7 @@ from helpers import status as inspection
 from helpers.engines import scripts
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
-from helpers.project.credentials import FORMER
+from helpers.project.credentials import FORMER, NAMES, S3_SECRET_KEY
 from helpers.project.project import Project
 from helpers.project.state import remembered
 from helpers.services import (
@@ -235,11 +235,21 @@ def _settings(project: Project, engine: Engine, name: str) -> Iterable[tuple[str
         origin = settings.origin(row.name)
         raw = {**earlier, **settings.explicit}.get(row.name, row.default) if origin != DEFAULT else row.default
         if row.secret:
-            raw = HIDDEN if row.name in settings.explicit else ""
+            raw, origin = _of_secret(project, engine, row.name)
         elif row.name == "JUPYTER_ENV":
             raw = " ".join(f"{key}={HIDDEN}" for key in settings.jupyter_env)
         origin = "the last up" if origin == LAST_UP else origin  # a command there would be made one to type
-        yield row.name, without_login(raw), "generated" if row.secret and not raw else origin
+        yield row.name, without_login(raw), origin
+
+
+def _of_secret(project: Project, engine: Engine, name: str) -> tuple[str, str]:
+    """What stands for its value, and where that is from."""
+    if (origin := project.settings.origin(name)) != DEFAULT:
+        return HIDDEN, origin
+    if name in NAMES and not (name == S3_SECRET_KEY and engine.object_store == "external"):
+        return "", "generated"
+    is_kept = project.state.existed and bool(project.credentials().values.get(name))
+    return (HIDDEN, LAST_UP) if is_kept else ("", DEFAULT)
 
 
 def as_data(one: Explanation) -> dict[str, Any]:

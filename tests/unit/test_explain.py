@@ -118,6 +118,25 @@ def test_no_secret_is_shown(one: Project, capsys: pytest.CaptureFixture[str], mo
         assert "JUPYTER_TOKEN in /run/secrets/token" in text and "inner (no way out)" in text
 
 
+def test_where_a_secret_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "generated" where somebody gave it, or where there is none."""
+    monkeypatch.setattr(MemoryEngine, "object_store", "folder")
+    created = project(
+        tmp_path, postgres_password="sesame-sesame", tracking_uri="https://m.example.org", tracking_password="sesame"
+    )
+    engine = MemoryEngine(created)
+    wanted = {
+        "POSTGRES_PASSWORD": ("***", "TRACKBED_POSTGRES_PASSWORD"),
+        "JUPYTER_TOKEN": ("", "generated"),
+        "TRACKING_PASSWORD": ("***", "TRACKBED_TRACKING_PASSWORD"),
+        "TRACKING_TOKEN": ("", "default"),
+        "S3_SECRET_KEY": ("", "generated"),
+    }
+    assert {name: explain._of_secret(created, engine, name) for name in wanted} == wanted
+    monkeypatch.setattr(MemoryEngine, "object_store", "external")
+    assert explain._of_secret(created, engine, "S3_SECRET_KEY") == ("", "default")
+
+
 def test_a_plan_that_cannot_be_made_hides_no_service_that_runs(
     one: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
