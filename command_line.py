@@ -268,8 +268,8 @@ def _refused(
     context = getattr(error, "context", None)
     task = pages.named(tasks, context.name or "") if context is not None else None
     core = [option for option in first.flags if option.startswith("--")]
-    if task and (flag := _taken_for_a_word(context, words)):
-        return mistakes.unknown_flag(flag, task, words, tasks, core)
+    if task and (typed := _taken_for_a_word(context, words)):
+        return mistakes.unknown_flag(typed, task, words, tasks, core)
     if match := re.fullmatch(r"No idea what '?\"?(.*?)\"?'? is!", text):
         token = match[1]
         if token.startswith("-"):
