@@ -171,11 +171,11 @@ class Secrets:
     """What is not shown of one service."""
 
     def __init__(self, project: Project, plan: Plan | None, name: str) -> None:
-        known = {one.name: one for one in plan.services} if plan else {}
-        own = known[name].environment if name in known else {}
+        services = {one.name: one for one in plan.services} if plan else {}
+        own = services[name].environment if name in services else {}
         self.shown = set(own) - set(project.settings.jupyter_env)
-        known_values = project.credentials().values.values() if project.state.existed else ()
-        values = sorted({value for value in known_values if len(value) > 3}, key=len, reverse=True)
+        known = project.credentials().values.values()
+        values = sorted({value for value in known if len(value) > 3}, key=len, reverse=True)
         self.values = re.compile("|".join(map(re.escape, values)) or r"(?!)")
 
     def without(self, spec: ServiceSpec) -> ServiceSpec:
@@ -248,8 +248,7 @@ def _of_secret(project: Project, engine: Engine, name: str) -> tuple[str, str]:
         return HIDDEN, origin
     if name in NAMES and not (name == S3_SECRET_KEY and engine.object_store == "external"):
         return "", "generated"
-    is_kept = project.state.existed and bool(project.credentials().values.get(name))
-    return (HIDDEN, LAST_UP) if is_kept else ("", DEFAULT)
+    return (HIDDEN, LAST_UP) if project.credentials().values.get(name) else ("", DEFAULT)
 
 
 def as_data(one: Explanation) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from helpers.settings.flags import Flags
 def explained(given: Flags, service: str, format: str, json: bool) -> None:
     format = options.output_format(format, json, "table", "json")
     project = options.load(given)
+    project.only_look()
     engine = select.current(project)
     view = inspection.overview(engine)
     if service:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import digests
-from helpers.project.credentials import MLFLOW_TOKEN, Credentials, ensure
+from helpers.project.credentials import MLFLOW_TOKEN, Credentials, ensure, load
 from helpers.project.state import State
 from helpers.settings import Settings
 
@@ -30,6 +30,10 @@ class Project:
         if self._credentials is None:
             self._credentials = ensure(self.settings)
         return self._credentials
+
+    def only_look(self) -> None:
+        """Take the secrets as they are: from now on none is made, and none that was given is kept."""
+        self._credentials = load(self.settings)
 
     def reread_credentials(self) -> None:
         """Read them again at the next use: the files have changed."""
@@ -58,7 +62,7 @@ class Project:
 
     def access_token(self) -> str:
         """What MLflow's clients have to send, "" where it asks for nothing."""
-        return self.credentials()[MLFLOW_TOKEN] if self.asks else ""
+        return self.credentials().values.get(MLFLOW_TOKEN, "") if self.asks else ""  # none before the first `up`
 
     def credentials_digest(self) -> str:
         """Changes when a secret changes or MLflow begins to ask for its own; one hash over all of them, so it cannot be

@@ -22,7 +22,19 @@ from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.supervisor import Supervisor
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, TITLES, Mount, Network, Port, SecretFile, ServiceSpec
+from helpers.services import (
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    TITLES,
+    Mount,
+    Network,
+    Port,
+    SecretFile,
+    ServiceSpec,
+    ServiceStatus,
+    State,
+)
 from helpers.settings import BY_NAME
 from helpers.settings.model import TABLE
 from tests.unit.fake_kubectl import FakeKubectl
@@ -43,7 +55,7 @@ def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     created.state.engine = MemoryEngine.name
     created.settings.workspace.mkdir(parents=True)
     created.state.save()
-    monkeypatch.setattr(options, "load", lambda given: created)
+    monkeypatch.setattr(options, "load", lambda given: replace(created))  # a command of its own
     yield created
     MemoryEngine.web.close()
 
@@ -118,12 +130,32 @@ def test_no_secret_is_shown(one: Project, capsys: pytest.CaptureFixture[str], mo
         assert "JUPYTER_TOKEN in /run/secrets/token" in text and "inner (no way out)" in text
 
 
+def test_explaining_makes_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not a secret for a project that nobody has made, and none of one that is there, whatever is given."""
+    created = project(tmp_path, engine="embedded", gpu="none", postgres_password="sesame-sesame", local_access="token")
+    monkeypatch.setattr(options, "load", lambda given: replace(created))
+    monkeypatch.setattr(EmbeddedEngine, "services", lambda self, detail=False: [ServiceStatus(MLFLOW, State.MISSING)])
+    monkeypatch.setattr(
+        EmbeddedEngine, "details", lambda self, service, hide: Details(hide(self.plan().service(service)), True)
+    )
+    assert "TRACKBED_SECRETS" in said(capsys, "mlflow")
+    assert not (tmp_path / "state").exists()
+    folder = tmp_path / "state" / created.settings.project / "secrets"
+    folder.mkdir(parents=True)
+    (folder / "POSTGRES_PASSWORD").write_text("that-of-the-database")
+    assert "sesame-sesame" not in said(capsys, "mlflow")
+    assert [(one.name, one.read_text()) for one in folder.iterdir()] == [("POSTGRES_PASSWORD", "that-of-the-database")]
+
+
 def test_where_a_secret_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not "generated" where somebody gave it, or where there is none."""
     monkeypatch.setattr(MemoryEngine, "object_store", "folder")
     created = project(
         tmp_path, postgres_password="sesame-sesame", tracking_uri="https://m.example.org", tracking_password="sesame"
     )
+    created.only_look()
     engine = MemoryEngine(created)
     wanted = {
         "POSTGRES_PASSWORD": ("***", "TRACKBED_POSTGRES_PASSWORD"),
