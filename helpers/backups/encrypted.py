@@ -99,11 +99,12 @@ class Encrypted:
         )
 
     def _plain(self, path: str) -> Altered:
+        # its file below backups/ is the backup; the copy goes with what only it needs
         return Altered(
             f"{self.inner}/{path} is not encrypted, in a place that is: a Trackbed before 1.1.0 made it, or somebody "
             "who has not the passphrase",
-            f"it is never restored from; delete {self.inner}/{path}, then `invoke backup.prune {self.inner}` removes "
-            "what only it needs",
+            f"it is never restored from; delete {self.inner}/backups/{path.rpartition('/')[2]}, then the next prunes "
+            "remove what only it needs",
         )
 
     def holds(self, path: str, size: int) -> bool:

@@ -519,6 +519,11 @@ def test_what_an_earlier_version_leaves_there_is_told_and_hurts_nothing(tmp_path
     with pytest.raises(TrackbedError, match="nothing is deleted") as caught:
         prune.prune(store, "p", Policy(last=1), Silent(), at_once=True)
     assert f"delete {store}/backups/{earlier.name}.json" in caught.value.hint
+    for path in (f"backups/{earlier.name}.json", f"copies/{earlier.name}.json"):
+        with pytest.raises(TrackbedError) as refused:
+            store.read(path, 2**20)
+        assert f"delete {store}/backups/{earlier.name}.json" in refused.value.hint  # its copy goes with it
+        assert "`invoke" not in refused.value.hint  # a prune without a policy is refused, and nobody knows theirs
     store.remove(f"backups/{earlier.name}.json")
     gone = prune.prune(store, "p", Policy(last=1), Silent(), at_once=True)
     assert gone.forgotten == [first.name] and objects(last) == OBJECTS
