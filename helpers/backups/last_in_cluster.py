@@ -3,6 +3,7 @@ after it. What is told of it has the names of helpers/leases/last_backup.py's re
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ SOON = 1.5 * LAST_LOOKS  # seconds: what begins before that is waited for
 NAP = 30.0  # seconds after which it is looked whether the lease ends as it was told
 SELDOM, OFTEN = 300.0, 15.0  # seconds between two looks at what came after: the nearer the end, the more often
 UNTOLD = "nobody can tell yet what came after it"
+DROPPED = re.compile(r"database .* does not exist|cannot connect to invalid database")
 REPLACED = ("the project's data were replaced meanwhile", "the next run backs up the new")
 
 
@@ -38,15 +40,30 @@ def add(project: Any, engine: Any, store: BlobStore, log: ProgressReporter) -> c
     """One more backup of data that stay the project's until it is made. Raises TrackbedError."""
     # A restore drops the database that it has replaced before its objects, and this session with it: then a backup that
     # was being made is not one.
-    with database.session(engine, project.state.active["database"]) as held:
+    base = project.state.active["database"]
+    with database.session(engine, base) as held:
         added = create.add(project, engine, store, log)
         try:
             held.ask("SELECT 1")
         except TrackbedError:
-            for path in (f"backups/{added.name}.json", f"copies/{added.name}.json"):
-                store.remove(path)
-            raise TrackbedError(*REPLACED) from None
+            dropped = _is_dropped(engine, base, log)
+        else:
+            return added
+    if dropped:
+        for path in (f"backups/{added.name}.json", f"copies/{added.name}.json"):
+            store.remove(path)
+        raise TrackbedError(*REPLACED)
     return added
+
+
+def _is_dropped(engine: Any, base: str, log: ProgressReporter) -> bool:
+    """Only where the server says so: a connection ends for other reasons too, at the end of a lease above all."""
+    try:
+        with database.session(engine, base):
+            return False
+    except TrackbedError as error:
+        log.step(f"the database ended the connection: {error.message}")
+        return DROPPED.search(error.message) is not None
 
 
 @dataclass

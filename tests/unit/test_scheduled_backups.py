@@ -100,23 +100,46 @@ def test_a_run_backs_up_when_it_is_time(tmp_path: Path, held: list[str], monkeyp
     assert len(seen) == 2
 
 
-def test_data_that_were_replaced_meanwhile_are_no_backup(
-    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = Folder(tmp_path / "repo")
-    adds(monkeypatch, store)
+def lost(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """The session that a run holds ends while it backs up; the next one fails with ``why``, if with anything."""
+    opened: list[str] = []
 
     @contextmanager
-    def ended(engine: Any, name: str) -> Iterator[SimpleNamespace]:
+    def session(engine: Any, name: str) -> Iterator[SimpleNamespace]:
+        opened.append(name)
+        if len(opened) > 1 and why:
+            raise TrackbedError(f"psql failed: psql: error: connection to server failed: {why}", "")
+
         def ask(statement: str) -> None:
             raise TrackbedError("the database ended the connection", "")
 
         yield SimpleNamespace(ask=ask)
 
-    monkeypatch.setattr(database, "session", ended)
+    monkeypatch.setattr(database, "session", session)
+
+
+def test_data_that_were_replaced_meanwhile_are_no_backup(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Folder(tmp_path / "repo")
+    adds(monkeypatch, store)
+    lost(monkeypatch, 'FATAL:  database "mlflow_b" does not exist')
     result = in_cluster.run(plan(), ENVIRON, store, time.time())
     assert result.state == "failed" and "replaced meanwhile" in result.problem
     assert not list((tmp_path / "repo" / "backups").iterdir()) and not result.good
+
+
+@pytest.mark.parametrize("why", ["", "FATAL:  the database system is shutting down", "Connection refused"])
+def test_a_connection_that_was_lost_takes_no_backup_away(
+    why: str, tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may end what idles for long, or end itself, as at the end of a lease."""
+    store = Folder(tmp_path / "repo")
+    adds(monkeypatch, store)
+    monkeypatch.setattr(prune, "prune", lambda *_: None)
+    lost(monkeypatch, why)
+    result = in_cluster.run(plan(), ENVIRON, store, time.time())
+    assert result.state == "done" and result.good and list((tmp_path / "repo" / "backups").iterdir())
 
 
 @pytest.mark.parametrize(
