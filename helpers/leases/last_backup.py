@@ -114,11 +114,14 @@ class Condition:
     data: dict[str, object] | None = None
 
 
-def heard(folder: Path, runs: Runs) -> None:
-    """Keep what a pod of the cluster tells of it; a later run that has made none yet does not hide one that has."""
+def heard(folder: Path, runs: Runs, end: float) -> None:
+    """Keep what a pod of the cluster tells of it, for the lease that ends then; a later run that has made none yet does
+    not hide one that has."""
     plain, told = Record(), runs.last
     values = {one.name: told[one.name] for one in fields(Record) if type(told.get(one.name)) is _type(plain, one.name)}
     seen = replace(plain, **values)
+    if abs(seen.end - end) > SAME:  # of a lease that ended at another time
+        return
     before = record(folder, seen.end)
     if seen.backup and seen.moment >= before.moment:
         replace(seen, reading=before.reading).save(folder)
@@ -141,14 +144,15 @@ def condition(
     runs = of_engine() if setup and setup.runner == CLUSTER else None
     if runs:
         with suppress(TrackbedError):  # another account looks: it is told all the same
-            heard(settings.folder, runs)
+            heard(settings.folder, runs, end)
     seen = record(settings.folder, end)
     if setup is None and not seen.backup:
         return Condition(problem="no last backup is set up", fix=SET_UP)
     if setup is None:
         return Condition(_made(seen), "no later one is set up", SET_UP, True, _data(seen, announced, now))
     if not (runs.installed if runs else setup.runner == CLUSTER or timers.installed(mark(settings), setup.runner)):
-        return Condition(problem=f"the {setup.runner} no longer makes the last backup", fix=SET_UP)
+        who = f"the {CLUSTER}" if setup.runner == CLUSTER else setup.runner
+        return Condition(problem=f"{who} no longer makes the last backup", fix=SET_UP)
     if not end:
         return Condition(f"its last backup to {setup.place} begins with the notice")
     begins = seen.begins(announced)

@@ -20,7 +20,8 @@ from helpers.data import database
 from helpers.engines.kubernetes import kustomization, scheduled_backups
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.errors import TrackbedError
-from helpers.leases.last_backup import Record
+from helpers.leases import last_backup
+from helpers.leases.last_backup import Record, Setup
 from helpers.project import backup_schedule
 from helpers.project.backup_runs import CLUSTER, HOUR, Good, Result, Runs, Schedule
 from tests.unit.fake_kubectl import FakeKubectl
@@ -378,6 +379,23 @@ def test_a_backup_forgets_nothing_by_a_policy_that_was_replaced_meanwhile(
     assert in_cluster.run(plan(), ENVIRON, store, time.time()).state == "done" and not pruned
     (tmp_path / in_cluster.PLAN).write_text(json.dumps(plan()))
     assert in_cluster.run(plan(), ENVIRON, store, time.time() + DAY).state == "done" and pruned
+
+
+def test_what_is_told_of_an_earlier_lease_takes_nothing_from_this_one(tmp_path: Path) -> None:
+    """A Job that failed stays in the cluster until others fail."""
+    settings = project(tmp_path, project="lab").settings
+    settings.folder.mkdir(parents=True)
+    last_backup.save(settings.folder, Setup("s3://vault/lab", CLUSTER, 600.0))
+    now, end = time.time(), time.time() + 3 * DAY
+    earlier = asdict(Record(now + HOUR, 1.0, 900.0, now, "failed", "no space", now, "s3://vault/lab/a", now))
+    by_hand = Record(end, 1.0, 900.0, now, "done", "", now - 60, "s3://vault/lab/b", now - 60)
+    by_hand.save(settings.folder)
+    seen = last_backup.condition(settings, end, False, now, lambda: Runs(Result(), last=earlier))
+    assert seen.made and "s3://vault/lab/b" in seen.line and not seen.problem
+    assert last_backup.record(settings.folder, end) == by_hand
+    told = asdict(replace(by_hand, backup="s3://vault/lab/c", moment=now))
+    last_backup.condition(settings, end, False, now, lambda: Runs(Result(), last=told))
+    assert last_backup.record(settings.folder, end).backup == "s3://vault/lab/c"
 
 
 # what the cluster is given

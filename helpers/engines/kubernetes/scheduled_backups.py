@@ -87,7 +87,7 @@ class ScheduledBackups(KubernetesComponent):
         if (seen := self.runs()) and seen.installed:
             good = seen.result.good or backup_schedule.load_result(folder).good
             Result("skipped", time.time(), "", good).save(folder)
-            last_backup.heard(folder, seen)
+            last_backup.heard(folder, seen, backup_plan.lease_end(self.deployment))
 
 
 def _is_ours(thing: Object) -> bool:
