@@ -207,18 +207,37 @@ def _opened(plan: Mapping[str, Any], place: str) -> BlobStore:
     return encrypted.opened(Bucket(place, Access(**plan["access"])), plan["passphrase"], make=True)
 
 
+def looked(plan: Mapping[str, Any], now: float) -> Result:
+    """How a look went. A place that does not answer, or not to this passphrase, keeps nothing from the other one."""
+    scheduled, last = plan["schedule"]["place"], plan["last_place"]
+    places: dict[str, BlobStore] = {}
+    silent: dict[str, str] = {}
+    for name in dict.fromkeys((last, scheduled)):
+        try:
+            places[name] = _opened(plan, name)
+        except TrackbedError as error:
+            _log(error.message)
+            silent[name] = error.message
+    if not silent:
+        return run(plan, os.environ, places[scheduled], now, places[last], _tell)
+    if last in places:
+        alone = {**plan, "schedule": {**plan["schedule"], "every": 0.0, "place": last}}
+        made = run(alone, os.environ, places[last], now, places[last], _tell)
+        return Result("failed", now, silent[scheduled], None, made.last)
+    if scheduled in places:
+        end = float(plan.get("lease_end", 0.0))
+        problem = {"end": end, "measured": now, "tried": now, "state": "failed", "problem": silent[last]}
+        made = run({**plan, "lease_end": 0.0}, os.environ, places[scheduled], now)
+        return replace(made, last=problem if now < end <= now + last_in_cluster.DAY else {})
+    return Result("failed", now, silent[scheduled])
+
+
 def main() -> int:
     plan = json.loads((GIVEN / PLAN).read_text(encoding="utf-8"))
     os.environ.update(plan["environment"])
     if (GIVEN / CERTIFICATES).exists():
         os.environ["AWS_CA_BUNDLE"] = str(GIVEN / CERTIFICATES)
-    now = time.time()
-    try:
-        places = {name: _opened(plan, name) for name in {plan["schedule"]["place"], plan["last_place"]}}
-        result = run(plan, os.environ, places[plan["schedule"]["place"]], now, places[plan["last_place"]], _tell)
-    except TrackbedError as error:  # the place itself does not answer, or not to this passphrase
-        _log(error.message)
-        result = Result("failed", now, error.message)
+    result = looked(plan, time.time())
     _tell(result)
     return 1 if result.state == "failed" or result.problem or result.last.get("problem") else 0
 

@@ -297,6 +297,38 @@ def test_where_nobody_can_tell_what_came_after_it_there_is_another_one(
     assert result.state == "done" and len(seen) == 2 and result.last["later"] == []
 
 
+def test_one_place_that_does_not_answer_keeps_no_backup_from_the_other(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
+) -> None:
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(in_cluster, "_tell", lambda result: None)
+    schedule, last = EVERY6H.place, "s3://other/lab"
+    store = {name: Folder(tmp_path / name.partition("//")[2].replace("/", "-")) for name in (schedule, last)}
+    silent = [schedule]
+
+    def opened(plan: Any, place: str) -> Folder:
+        if place in silent:
+            raise TrackbedError(f"{place} does not answer", "")
+        return store[place]
+
+    monkeypatch.setattr(in_cluster, "_opened", opened)
+    seen = adds(monkeypatch, store[last])
+    given = plan(lease_end=clock.now + 600, last_place=last)
+    result = in_cluster.looked(given, clock.now)
+    assert len(seen) == 1 and result.last["backup"].startswith(str(store[last]))
+    assert result.state == "failed" and f"{schedule} does not answer" in result.problem
+
+    silent[:] = [last]
+    seen = adds(monkeypatch, store[schedule])
+    result = in_cluster.looked(plan(lease_end=clock.now + 600, last_place=last), clock.now)
+    assert len(seen) == 1 and result.state == "done" and result.good
+    assert result.last["state"] == "failed" and f"{last} does not answer" in result.last["problem"]
+    assert {type(value) for value in result.last.values()} <= {str, float}  # as a record has them
+    silent[:] = [schedule, last]
+    assert in_cluster.looked(plan(last_place=last), clock.now).state == "failed"
+
+
 # what is told of the runs
 
 
