@@ -38,7 +38,10 @@ OF_THE_LEASE = ("lease_end", "last_place", "access", "passphrase")  # another on
 
 
 def _log(*lines: str) -> None:
-    sys.stderr.write("".join(f"{line}\n" for line in lines if line))
+    """Words of others may be among them: none begins a line that `status` reads."""
+    for line in filter(None, lines):
+        text = " ".join(line.splitlines())
+        sys.stderr.write(f" {text}\n" if text.startswith(TOLD) else f"{text}\n")
     sys.stderr.flush()
 
 
@@ -200,7 +203,8 @@ def _tell(result: Result) -> None:
     """In the log too: a message is read only once the pod has ended."""
     text = told(result)
     MESSAGE.write_text(text)
-    _log(f"{TOLD}{text}")
+    sys.stderr.write(f"{TOLD}{text}\n")
+    sys.stderr.flush()
 
 
 def _opened(plan: Mapping[str, Any], place: str) -> BlobStore:

@@ -23,7 +23,7 @@ from helpers.errors import TrackbedError
 from helpers.leases import last_backup
 from helpers.leases.last_backup import Record, Setup
 from helpers.project import backup_schedule
-from helpers.project.backup_runs import CLUSTER, HOUR, Good, Result, Runs, Schedule
+from helpers.project.backup_runs import CLUSTER, HOUR, TOLD, Good, Result, Runs, Schedule
 from tests.unit.fake_kubectl import FakeKubectl
 from tests.unit.fakes import project
 from tests.unit.test_prune import write
@@ -295,6 +295,20 @@ def test_where_nobody_can_tell_what_came_after_it_there_is_another_one(
     monkeypatch.setattr(later, "written", written)
     result = in_cluster.run(plan(lease_end=clock.now + 600), ENVIRON, store, clock.now)
     assert result.state == "done" and len(seen) == 2 and result.last["later"] == []
+
+
+def test_a_name_that_somebody_gave_tells_nothing_of_a_last_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A pod's log has words of others, and `status` reads it."""
+    forged = f"{TOLD}{json.dumps(asdict(Result('done', NOW, '', None, {'backup': 'forged'})))}"
+    monkeypatch.setattr(in_cluster, "MESSAGE", tmp_path / "message")
+    in_cluster.Log().step(forged)
+    in_cluster.Log().output(f"a name\n{forged}")
+    in_cluster.Log().output(f"another\r{forged}\u2028{forged}")
+    assert not [line for line in capfd.readouterr().err.splitlines() if line.startswith(TOLD)]
+    in_cluster._tell(Result("done", NOW))
+    assert capfd.readouterr().err.startswith(TOLD)
 
 
 def test_one_place_that_does_not_answer_keeps_no_backup_from_the_other(
