@@ -8,6 +8,7 @@ from pathlib import Path
 from helpers import gateway, lifecycle, start, status
 from helpers.backups import create, locations, switchover, unpack
 from helpers.backups.restore import WorkspaceFiles
+from helpers.backups.workspace import NotTaken
 from helpers.data import artifacts, move_note
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
@@ -16,6 +17,11 @@ from helpers.project.project import Project
 from helpers.services import Notice
 from helpers.settings import LAST_UP
 from helpers.status import Overview
+
+WITHOUT_FILES = (
+    "nothing was moved; make room and type the same command again; or put TRACKBED_BACKUP_WORKSPACE_EXCLUDE='*' before "
+    "the command: then the notebook's files stay where they are"
+)
 
 
 def move(
@@ -54,9 +60,11 @@ def move(
         move_note.begin(project, to, store)
         try:
             archived = _carry(project, old, target, progress, notice)
-        except BaseException:
+        except BaseException as error:
             move_note.recover(project, progress, notice)
             start.bring_up(project, progress, notice)
+            if isinstance(error, NotTaken):
+                raise TrackbedError(error.message, WITHOUT_FILES) from None
             raise
         # the one step: from here on the new engine is the project's
         project.state.engine, project.state.active = to, target.state.active

@@ -34,6 +34,10 @@ _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
 Member = tuple[str, int, IO[bytes]]
 
 
+class NotTaken(TrackbedError):
+    """The disk or the notebook does not take the files; all else could go on without them."""
+
+
 class Writer(Protocol):
     """What an archive and a repository take files with."""
 
@@ -167,7 +171,7 @@ class _Backup:
         if not self.pending.count:
             return
         if self.room is not None and self.room < self.pending_bytes:
-            raise TrackbedError(
+            raise NotTaken(
                 f"the workspace has {self.pending_bytes / 2**30:.1f} GiB, {self.room / 2**30:.1f} GiB of the disk may "
                 "be filled",
                 "free some disk, back up to another place with --to, or leave more out with BACKUP_WORKSPACE_EXCLUDE",
@@ -243,7 +247,7 @@ def stage(engine: Engine, rest: Restorable, members: Iterator[Member], progress:
         waits = lambda seconds: progress.step(f"the notebook takes no files, for {seconds:.0f} s")  # noqa: E731
         staged = workspace_files.write(engine, rest.file_bytes, files(), lambda: held.stream(), waits)
         if (staged.sums.text, staged.sums.count) != (rest.files_sum, rest.files):
-            raise TrackbedError(
+            raise NotTaken(
                 f"the workspace gives back {counted(staged.sums.count, 'file')} that are not those of the backup "
                 f"({rest.files})",
                 "nothing was changed; `invoke restore BACKUP --no-workspace` restores the rest",
@@ -252,7 +256,7 @@ def stage(engine: Engine, rest: Restorable, members: Iterator[Member], progress:
         with suppress(TrackbedError):
             workspace_files.drop(engine)
         if isinstance(error, Unfit):
-            raise TrackbedError(
+            raise NotTaken(
                 error.message, "nothing was changed; `invoke restore BACKUP --no-workspace` restores the rest"
             ) from None
         raise

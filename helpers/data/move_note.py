@@ -53,7 +53,7 @@ def data_names(engine: Engine) -> tuple[str, ...]:
 
 
 def clear(engine: Engine, project: Project, progress: ProgressReporter, notice: Notice) -> bool:
-    """Stop what runs there, and remove its data; the notebook's files stay, which no move carries.
+    """Stop what runs there, and remove its data; the notebook's files stay: what a backup leaves out is there alone.
 
     False where that is not possible now: it is told, and a later `up` tries again.
     """

@@ -8,6 +8,7 @@ import pytest
 
 from helpers import lifecycle, start
 from helpers.backups import move
+from helpers.backups.workspace import NotTaken
 from helpers.data import move_note
 from helpers.engines import select
 from helpers.engines.base import Engine
@@ -72,7 +73,7 @@ def test_an_engine_that_does_not_answer_keeps_its_copy_and_stops_nothing(
         return ()
 
     def remove_data(engine: Engine, progress: object, keep_workspace: bool = False) -> tuple[str, ...]:
-        assert keep_workspace  # no archive has the notebook's files
+        assert keep_workspace  # no archive has all of the notebook's files
         return ("they stay",)
 
     monkeypatch.setattr(KubernetesEngine, "stop", stop)
@@ -115,6 +116,31 @@ def test_a_move_that_fails_brings_up_the_old_side_also_where_the_new_one_is_gone
     assert up == ["docker"] and move_note.pending(created) and "is still there" in told[0]
     with pytest.raises(TrackbedError, match="the copy that an earlier move left is still there"):
         move.move(created, "kubernetes", "", Silent(), told.append)
+
+
+def test_files_that_the_other_side_cannot_take_are_told_with_a_step_of_a_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore has `--no-workspace`, a backup has another place; a move has neither."""
+
+    def fail(*_: object) -> None:
+        raise NotTaken("the notebook's workspace: it needs 9.0 GiB", "`invoke restore BACKUP --no-workspace`")
+
+    created = project(tmp_path)
+    created.state.engine = "docker"
+    created.state.save()
+    monkeypatch.setattr(lifecycle, "up", lambda *_: None)
+    monkeypatch.setattr(select, "current", lambda _: DockerEngine(created))
+    monkeypatch.setattr(KubernetesEngine, "availability", lambda _: Availability(True, True))
+    monkeypatch.setattr(KubernetesEngine, "data", lambda _: ())
+    monkeypatch.setattr(move_note, "recover", lambda *_: None)
+    monkeypatch.setattr(move, "_carry", fail)
+    monkeypatch.setattr(start, "bring_up", lambda *_: None)
+    with pytest.raises(TrackbedError, match="needs 9.0 GiB") as caught:
+        move.move(created, "kubernetes", "", Silent(), list[str]().append)
+    assert "--no-workspace" not in caught.value.hint
+    assert "TRACKBED_BACKUP_WORKSPACE_EXCLUDE='*' before the command" in caught.value.hint
+    assert created.settings.reload({}, backup_workspace_exclude="*").backup_workspace_exclude == ("*",)
 
 
 @pytest.mark.parametrize(
