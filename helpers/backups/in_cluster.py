@@ -213,7 +213,8 @@ def _opened(plan: Mapping[str, Any], place: str) -> BlobStore:
 
 def looked(plan: Mapping[str, Any], now: float) -> Result:
     """How a look went. A place that does not answer, or not to this passphrase, keeps nothing from the other one."""
-    scheduled, last = plan["schedule"]["place"], plan["last_place"]
+    scheduled = plan["schedule"]["place"]
+    last = plan.get("last_place") or scheduled  # a Secret of an earlier version has none
     places: dict[str, BlobStore] = {}
     silent: dict[str, str] = {}
     for name in dict.fromkeys((last, scheduled)):
