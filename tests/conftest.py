@@ -213,7 +213,9 @@ def make_clone(folder: Path, engine: str, project: str = "") -> Clone:
     mlflow, jupyter, s3, console = free_ports(4)
     state = folder / "state"
     name = project or f"tb-{engine[:3]}-{uuid.uuid4().hex[:6]}"
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TRACKBED_", "MLFLOW_", "SSH_")) or k in KEPT}
+    # what a runner below ssh or systemd has would change what tasks print
+    others = ("TRACKBED_", "MLFLOW_", "SSH_", "JOURNAL_STREAM")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(others) or k in KEPT}
     environment = {
         **kept,
         "TRACKBED_PROJECT": name,

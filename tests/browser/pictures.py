@@ -40,7 +40,7 @@ PLAIN: Pairs = (
     (r"\S+@\S+ &", "ada@192.0.2.7 &"),
     (r" --project=\S+ --state-dir=\S+", ""),
     (r"\S*/bin/invoke", ".venv/bin/invoke"),
-    (r"GPU: [^,]+, pid \d+, uptime [\d:]+", "GPU: none, pid 20748, uptime 0:00:13"),
+    (r"GPU: .+?, pid \d+, uptime [\d:]+", "GPU: none, pid 20748, uptime 0:00:13"),
 )
 STYLE = """body { margin: 0; background: #1d1f23 } pre { display: inline-block; padding: 14px 20px; margin: 0;
 background: #1d1f23; color: #e6e9ec; font: 14px/1.27 "DejaVu Sans Mono", monospace !important }
@@ -65,6 +65,11 @@ def own(clone: Clone) -> Pairs:
         *((rf"\b{clone.ports[name]}\b", str(port)) for name, port in ports.items()),
         *PLAIN,
     )
+
+
+def anywhere(told: str) -> str:
+    """What a task prints, without what it says of this machine: its GPU, or a disk that fills."""
+    return re.sub(r"^(?:GPU|warning): .*\n?(?:  .*\n?)*", "", told, flags=re.MULTILINE)
 
 
 def words(text: str) -> list[str]:
@@ -114,7 +119,7 @@ class Pictures:
             page.add_style_tag(content=STYLE)
             page.locator("pre").screenshot(path=FOLDER / f"{name}.png")
             page.close()
-        self._compare(name, words(lines.plain))
+        self._compare(name, words(anywhere(lines.plain)))
 
     def _compare(self, name: str, seen: list[str]) -> None:
         known = json.loads(WORDS.read_text()) if WORDS.exists() else {}
