@@ -21,13 +21,14 @@ GIVEN = HIDDEN + "examples"  # what docker/jupyter/trackbed_notebook/examples.py
 NO_FILES = (".ipynb_checkpoints", "lost+found")  # a workspace with no more than these is empty
 ACTS = "jupyter*_config.*"  # JupyterLab runs it at its next start where it lies at the top
 FREE = 512 * 2**20  # bytes of the disk that a restore leaves
+DIRTY = 2**30  # bytes after which the disk gets them: at the end nobody would hear anything for too long
 
 
 class Restoring:
     """Writes a backup's files into a hidden folder of the workspace."""
 
     def __init__(self, root: int, size: int) -> None:
-        self.root, self.place, self.since = root, STAGING + secrets.token_hex(8), 0
+        self.root, self.place, self.since, self.dirty = root, STAGING + secrets.token_hex(8), 0, 0
         self.room(size)
         os.mkdir(self.place, 0o700, dir_fd=root)
         self.handle = os.open(self.place, FOLDER, dir_fd=root)
@@ -55,16 +56,24 @@ class Restoring:
                     view = view[target.write(view) :]
                 size -= len(data)
                 self.since += len(data)
+                self.dirty += len(data)
                 if self.since >= 64 * CHUNK:
                     self.since = 0
                     self.room(0)
+                if self.dirty >= DIRTY:
+                    self.sync()
+                    self.dirty = 0
 
-    def read_back(self) -> None:
-        """The sums of what the disk has."""
+    def sync(self) -> None:
+        """See that the disk has all that was written."""
         try:
             ctypes.CDLL(None).syncfs(self.handle)
         except (AttributeError, OSError):
             os.sync()
+
+    def read_back(self) -> None:
+        """The sums of what the disk has."""
+        self.sync()
         for name, _, folder, own in walk(self.handle, DEEPEST + 1):
             sha, size = hashlib.sha256(), 0
             with os.fdopen(os.open(own, LOOK, dir_fd=folder), "rb", 0) as stream:

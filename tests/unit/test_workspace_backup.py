@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import stat
@@ -18,7 +19,7 @@ from helpers.backups import archive, formats, locations, salvage, workspace, wor
 from helpers.backups.repository import Snapshot
 from helpers.backups.repository_writer import Writer
 from helpers.backups.storage import Folder
-from helpers.data import workspace_files
+from helpers.data import workspace_files, workspace_restoring
 from helpers.engines import streaming
 from helpers.engines.base import JUPYTER, State
 from helpers.engines.streaming import Pipe, piped
@@ -410,3 +411,20 @@ def test_the_disk_is_not_filled(notebook: Notebook, tmp_path: Path) -> None:
     put(notebook, "a", b"x" * 1000)
     with (tmp_path / "b.tar").open("wb") as stream, pytest.raises(TrackbedError, match="of the disk"):
         workspace.back_up(notebook, archive.Writer(stream, {"format": 2}), Silent(), room=999)  # type: ignore[arg-type]
+
+
+def test_the_disk_gets_the_files_of_a_restore_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them at the end may take a slow disk minutes in which the program says nothing, and counts as stuck."""
+    synced: list[int] = []
+    monkeypatch.setattr(workspace_restoring, "DIRTY", 1000)
+    monkeypatch.setattr(workspace_restoring, "FREE", 0)
+    monkeypatch.setattr(workspace_restoring.Restoring, "sync", lambda self: synced.append(self.dirty))
+    root = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        restoring = workspace_restoring.Restoring(root, 5000)
+        for number in range(10):
+            restoring.file(f"d/{number}", 500, io.BytesIO(bytes(500)))
+        assert synced == [1000] * 5
+        os.close(restoring.handle)
+    finally:
+        os.close(root)
