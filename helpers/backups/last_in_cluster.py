@@ -23,6 +23,7 @@ DAY = 24 * HOUR
 SOON = 1.5 * LAST_LOOKS  # seconds: what begins before that is waited for
 NAP = 30.0  # seconds after which it is looked whether the lease ends as it was told
 SELDOM, OFTEN = 300.0, 15.0  # seconds between two looks at what came after: the nearer the end, the more often
+AGAIN = 120.0  # seconds after which one that failed is tried again
 UNTOLD = "nobody can tell yet what came after it"
 DROPPED = re.compile(r"database .* does not exist|cannot connect to invalid database")
 REPLACED = ("the project's data were replaced meanwhile", "the next run backs up the new")
@@ -85,20 +86,23 @@ class LastBackup:
         if not self._wait(end - self.told["lead"] - time.time()):
             return self._result("done")
         snapshot: Snapshot | None = None
-        try:
-            while time.time() < end:
+        while time.time() < end:
+            try:
                 if snapshot is None or (self.told["later"] and time.time() + MARGIN * self.told["took"] <= end):
                     snapshot = self._make()
                 began = time.time()
                 self._look(snapshot)
                 left, took = end - time.time(), time.time() - began
                 pause = max(OFTEN, 4 * took, min(SELDOM, left / 10))
-                if pause >= left or not self._wait(pause):
-                    break
-        except TrackbedError as error:
-            self.told |= {"state": "failed", "problem": error.message}
-            return self._hand_over("failed")
-        return self._result("done")
+            except TrackbedError as error:
+                self.told |= {"state": "failed", "problem": error.message}
+                self._hand_over("failed")
+                if _is_dropped(self.engine, self.project.state.active["database"], self.log):
+                    break  # the next look knows the new data
+                left, pause = end - time.time(), AGAIN
+            if pause >= left or not self._wait(pause):
+                break
+        return self._result("failed" if self.told.get("state") == "failed" else "done")
 
     def _wait(self, seconds: float) -> bool:
         """Whether the lease still ends as it did; at once where it does not."""

@@ -280,6 +280,37 @@ def test_a_last_backup_that_is_damaged_is_told(
     assert result.state == "failed" and "cannot be read back" in result.last["problem"] and "backup" not in result.last
 
 
+def test_a_last_backup_that_fails_is_tried_again_while_there_is_time(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
+) -> None:
+    store, told = Folder(tmp_path / "repo"), list[Result]()
+    seen, original = adds(monkeypatch, store), create.add
+    failures = iter([TrackbedError("the bucket does not answer", "")])
+
+    def add(*words: Any) -> Any:
+        for error in failures:
+            raise error
+        return original(*words)
+
+    monkeypatch.setattr(create, "add", add)
+    begun = clock.now
+    result = in_cluster.run(plan(lease_end=begun + 600), ENVIRON, store, begun, None, told.append)
+    assert len(seen) == 1 and result.state == "done" and result.last["state"] == "done" and not result.last["problem"]
+    assert [one.state for one in told][:2] == ["running", "failed"] and told[1].last["problem"]
+    assert result.last["tried"] <= begun + 180  # the next look may come in 10 minutes
+
+
+def test_a_last_backup_ends_where_the_data_were_replaced(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
+) -> None:
+    """The next look knows the new ones."""
+    store, begun = Folder(tmp_path / "repo"), clock.now
+    adds(monkeypatch, store)
+    lost(monkeypatch, 'FATAL:  database "mlflow_b" does not exist')
+    result = in_cluster.run(plan(lease_end=begun + 600), ENVIRON, store, begun)
+    assert result.state == "failed" and "replaced meanwhile" in result.last["problem"] and clock.now < begun + 60
+
+
 def test_where_nobody_can_tell_what_came_after_it_there_is_another_one(
     tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
