@@ -18,9 +18,10 @@ from helpers.backups.retention import Policy
 from helpers.backups.schedule import Ran
 from helpers.backups.verify import verify as verify_backups
 from helpers.cli import options
-from helpers.cli.status import show_services
+from helpers.cli.status import show_finding, show_services
 from helpers.engines import select
 from helpers.errors import FAILED, TrackbedError
+from helpers.findings import Level
 from helpers.leases import last_backup as last_backups
 from helpers.leases.last_backup import Setup
 from helpers.project import backup_schedule
@@ -216,6 +217,13 @@ def move(given: Flags, to: str) -> None:
         archived, view = move_project(project, to, store or "", progress, progress.notice)
     show_services(view)
     console.notice(f"\nmoved; the archive that carried the data is kept: {archived}")
+    moved = options.load(given)
+    engine = view.source or status.running(moved)
+    for line in last.follow(moved, engine):
+        console.notice(line)
+    seen = backup_schedule.look(moved.settings, engine.scheduled_runs)
+    if seen and seen[0].level is not Level.OK:
+        show_finding(seen[0])
 
 
 def upgrade(given: Flags) -> None:

@@ -136,12 +136,12 @@ def _type(plain: Record, name: str) -> type:
 
 
 def condition(
-    settings: Settings, end: float, announced: bool, now: float, of_engine: OfEngine = backup_schedule.nothing
+    settings: Settings, end: float, announced: bool, now: float, of_engine: OfEngine | None = None
 ) -> Condition:
     """How it stands, where a lease ends at ``end`` (0: nobody knows when). ``of_engine``: asks an engine that may make
-    it itself."""
+    it itself; None where it does not answer."""
     setup = load(settings.folder)
-    runs = of_engine() if setup and setup.runner == CLUSTER else None
+    runs = of_engine() if of_engine and setup and setup.runner == CLUSTER else None
     if runs:
         with suppress(TrackbedError):  # another account looks: it is told all the same
             heard(settings.folder, runs, end)
@@ -150,7 +150,7 @@ def condition(
         return Condition(problem="no last backup is set up", fix=SET_UP)
     if setup is None:
         return Condition(_made(seen), "no later one is set up", SET_UP, True, _data(seen, announced, now))
-    if not (runs.installed if runs else setup.runner == CLUSTER or timers.installed(mark(settings), setup.runner)):
+    if not _installed(settings, setup, of_engine is None, runs):
         who = f"the {CLUSTER}" if setup.runner == CLUSTER else setup.runner
         return Condition(problem=f"{who} no longer makes the last backup", fix=SET_UP)
     if not end:
@@ -170,6 +170,14 @@ def condition(
         )
     line = _made(seen) if seen.backup else _line(seen, setup, begins, now)
     return Condition(line, problem, fix, bool(seen.backup), _data(seen, announced, now))
+
+
+def _installed(settings: Settings, setup: Setup, silent: bool, runs: Runs | None) -> bool:
+    """Whether something still makes it. ``silent``: no engine can be asked, so that nobody can tell of a cluster's;
+    ``runs`` is None for an engine that makes none, as after a move."""
+    if setup.runner == CLUSTER:
+        return silent or (runs is not None and runs.installed)
+    return timers.installed(mark(settings), setup.runner)
 
 
 def _data(seen: Record, announced: bool, now: float) -> dict[str, object]:

@@ -108,10 +108,10 @@ def goes_too(settings: Settings, where: str) -> bool:
 
 
 def look(
-    settings: Settings, elsewhere: str = "", of_engine: OfEngine = backup_schedule.nothing
+    settings: Settings, elsewhere: str = "", of_engine: OfEngine | None = None
 ) -> tuple[Finding, dict[str, object]] | None:
     """How the lease stands, in words and as data; None without LEASE_END. ``elsewhere``: as `current` takes it;
-    ``of_engine``: asks an engine that may make the last backup itself."""
+    ``of_engine``: asks an engine that may make the last backup itself; None where it does not answer."""
     lease = current(settings, elsewhere=elsewhere)
     if lease is None:
         return None
@@ -141,7 +141,7 @@ def look(
     return Finding(level, "lease", "; ".join(filter(None, words)), fix), data
 
 
-def findings(settings: Settings, elsewhere: str = "", of_engine: OfEngine = backup_schedule.nothing) -> list[Finding]:
+def findings(settings: Settings, elsewhere: str = "", of_engine: OfEngine | None = None) -> list[Finding]:
     """For `invoke doctor`; none without LEASE_END."""
     seen = look(settings, elsewhere, of_engine)
     return [seen[0]] if seen else []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from helpers import lifecycle, start
-from helpers.backups import move
+from helpers.backups import last, move
 from helpers.backups.workspace import NotTaken
+from helpers.cli import data, options
 from helpers.data import move_note
 from helpers.engines import select
 from helpers.engines.base import Engine
@@ -16,6 +19,7 @@ from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.errors import EngineUnavailable, SettingError, TrackbedError
+from helpers.project.backup_runs import CLUSTER, Schedule
 from helpers.services import Availability
 from tests.unit.fakes import Silent, project
 
@@ -141,6 +145,28 @@ def test_files_that_the_other_side_cannot_take_are_told_with_a_step_of_a_move(
     assert "--no-workspace" not in caught.value.hint
     assert "TRACKBED_BACKUP_WORKSPACE_EXCLUDE='*' before the command" in caught.value.hint
     assert created.settings.reload({}, backup_workspace_exclude="*").backup_workspace_exclude == ("*",)
+
+
+def test_after_a_move_the_last_backup_of_a_lease_is_made_by_the_new_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    created, view = project(tmp_path), SimpleNamespace(source=SimpleNamespace(scheduled_runs=lambda: None))
+    created.settings.folder.mkdir(parents=True)
+    Schedule(3600.0, "s3://vault/lab", time.time(), CLUSTER, 0).save(created.settings.folder)
+    followed: list[object] = []
+
+    def follow(moved: object, engine: object) -> tuple[str, ...]:
+        followed.append(engine)
+        return ("a line of it",)
+
+    monkeypatch.setattr(options, "load", lambda given: created)
+    monkeypatch.setattr(data, "move_project", lambda *_: (tmp_path / "a.tar", view))
+    monkeypatch.setattr(data, "show_services", lambda _: None)
+    monkeypatch.setattr(last, "follow", follow)
+    data.move({}, "docker")
+    said = capsys.readouterr().err
+    assert followed == [view.source] and "a line of it" in said
+    assert "cluster no longer runs the schedule" in said and "`invoke backup.schedule --every=1h" in said
 
 
 @pytest.mark.parametrize(

@@ -475,6 +475,18 @@ def test_what_is_told_of_an_earlier_lease_takes_nothing_from_this_one(tmp_path: 
     assert last_backup.record(settings.folder, end).backup == "s3://vault/lab/c"
 
 
+def test_a_last_backup_of_a_cluster_that_was_left_is_none(tmp_path: Path) -> None:
+    """After a move to another engine nothing would make it."""
+    settings = project(tmp_path, project="lab").settings
+    settings.folder.mkdir(parents=True)
+    last_backup.save(settings.folder, Setup("s3://vault/lab", CLUSTER, 600.0))
+    now, end = time.time(), time.time() + DAY
+    left = last_backup.condition(settings, end, False, now, lambda: None)
+    assert "the cluster no longer makes the last backup" in left.problem and "`invoke up`" in left.fix
+    assert not last_backup.condition(settings, end, False, now, lambda: Runs(Result())).problem
+    assert not last_backup.condition(settings, end, False, now).problem  # nobody can tell
+
+
 # what the cluster is given
 
 
