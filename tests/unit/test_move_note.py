@@ -20,6 +20,7 @@ from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.errors import EngineUnavailable, SettingError, TrackbedError
 from helpers.project.backup_runs import CLUSTER, Schedule
+from helpers.project.project import Project
 from helpers.services import Availability
 from tests.unit.fakes import Silent, project
 
@@ -94,6 +95,18 @@ def test_an_engine_that_does_not_answer_keeps_its_copy_and_stops_nothing(
     assert not move_note.pending(created) and told[-1] == "they stay"
 
 
+def about_to_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project on Docker, and a cluster that has nothing of it."""
+    created = project(tmp_path)
+    created.state.engine = "docker"
+    created.state.save()
+    monkeypatch.setattr(lifecycle, "up", lambda *_: None)
+    monkeypatch.setattr(select, "current", lambda _: DockerEngine(created))
+    monkeypatch.setattr(KubernetesEngine, "availability", lambda _: Availability(True, True))
+    monkeypatch.setattr(KubernetesEngine, "data", lambda _: ())
+    return created
+
+
 def test_a_move_that_fails_brings_up_the_old_side_also_where_the_new_one_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,13 +118,7 @@ def test_a_move_that_fails_brings_up_the_old_side_also_where_the_new_one_is_gone
 
     up: list[str] = []
     told: list[str] = []
-    created = project(tmp_path)
-    created.state.engine = "docker"
-    created.state.save()
-    monkeypatch.setattr(lifecycle, "up", lambda *_: None)
-    monkeypatch.setattr(select, "current", lambda _: DockerEngine(created))
-    monkeypatch.setattr(KubernetesEngine, "availability", lambda _: Availability(True, True))
-    monkeypatch.setattr(KubernetesEngine, "data", lambda _: ())
+    created = about_to_move(tmp_path, monkeypatch)
     monkeypatch.setattr(KubernetesEngine, "stop", fail)
     monkeypatch.setattr(move, "_carry", fail)
     monkeypatch.setattr(start, "bring_up", lambda one, *_: up.append(one.state.engine))
@@ -130,13 +137,7 @@ def test_files_that_the_other_side_cannot_take_are_told_with_a_step_of_a_move(
     def fail(*_: object) -> None:
         raise NotTaken("the notebook's workspace: it needs 9.0 GiB", "`invoke restore BACKUP --no-workspace`")
 
-    created = project(tmp_path)
-    created.state.engine = "docker"
-    created.state.save()
-    monkeypatch.setattr(lifecycle, "up", lambda *_: None)
-    monkeypatch.setattr(select, "current", lambda _: DockerEngine(created))
-    monkeypatch.setattr(KubernetesEngine, "availability", lambda _: Availability(True, True))
-    monkeypatch.setattr(KubernetesEngine, "data", lambda _: ())
+    created = about_to_move(tmp_path, monkeypatch)
     monkeypatch.setattr(move_note, "recover", lambda *_: None)
     monkeypatch.setattr(move, "_carry", fail)
     monkeypatch.setattr(start, "bring_up", lambda *_: None)
