@@ -204,6 +204,9 @@ def restore(
         console.notice(f"logins that the backup brought, with their passwords: {', '.join(done.users)}")
     if done.users_left:
         console.notice("the logins in the backup were left out: this project has its own")
+    # as `up` does: on the next machine of a lab this may be all that is typed
+    for line in () if into else (*schedule.follow(target), *last.follow(target)):
+        console.notice(line)
     if into:
         show_services(status.read(target))
         console.notice(f"\nit is project {into}: --project={into} names it, as in `invoke down --project={into}`")

@@ -20,7 +20,9 @@ from helpers import cloud_metadata, status, timers, waiting
 from helpers.backups import create, last, later, lead, repository, repository_writer, schedule
 from helpers.backups.create import Health
 from helpers.backups.repository import Snapshot
+from helpers.backups.restore import Restored
 from helpers.backups.storage import Folder
+from helpers.cli import data, options
 from helpers.engines.host import LOCAL
 from helpers.errors import SettingError, TrackbedError
 from helpers.findings import Level
@@ -526,3 +528,21 @@ def test_a_damaged_record_is_none(place: Place) -> None:
     for text in ("{", "[]", json.dumps({"end": "soon"})):
         (folder / last_backup.RECORD).write_text(text)
         assert last_backup.record(folder, SECONDS) == Record(SECONDS)
+
+
+@pytest.mark.parametrize("into", ["", "beside"])
+def test_a_restored_project_is_backed_up_as_one_that_was_started(
+    into: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next machine of a lab is leased too, and nobody has to type `up` there after `restore`."""
+    created = project(tmp_path)
+    facts = {"tables": {}, "objects": 0, "object_bytes": 0, "schema": "", "made": "today"}
+    monkeypatch.setattr(data, "restore_backup", lambda *_: (created, Restored(facts, None)))
+    monkeypatch.setattr(data, "show_services", lambda _: None)
+    monkeypatch.setattr(status, "read", lambda _: None)
+    monkeypatch.setattr(options, "load", lambda given: created)
+    monkeypatch.setattr(schedule, "follow", lambda target: ("the schedule is made",))
+    monkeypatch.setattr(last, "follow", lambda target: ("the last backup is set up",))
+    data.restore({}, "s3://vault/lab", into, False, False, True, False)
+    said = capsys.readouterr().err
+    assert ("the schedule is made" in said, "the last backup is set up" in said) == (not into, not into)
