@@ -26,6 +26,8 @@ EVERY = 3.0  # seconds between two words about one copy
 # characters, tags), halves of pairs, line and paragraph separators
 COMMANDS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]")
+WORDS = re.compile(r"`[^`\n]*`\S*|\S+")  # a word of a line; what is to be typed is one word
+STEP = "  -> "  # what to do now: the one indented line that is prose
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -62,9 +64,38 @@ def value(text: str, raw: bool = False) -> None:
 
 
 def notice(text: str = "") -> None:
-    """Something to know: to stderr."""
-    sys.stderr.write(_lines(text) + "\n")
+    """Something to know: to stderr. On a terminal its lines break between words."""
+    sys.stderr.write(_readable(_lines(text), _columns()) + "\n")
     sys.stderr.flush()
+
+
+def _readable(text: str, limit: int) -> str:
+    return "\n".join(folded(line, limit) for line in text.split("\n"))
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns if sys.stderr.isatty() else 0
+
+
+def folded(line: str, limit: int, indent: str = "") -> str:
+    """A line of prose as lines of at most ``limit`` columns (0: any). A word, and a command between backticks, stay
+    whole, for the clipboard: the terminal folds one that is too long. Indented lines are to be typed, and stay too."""
+    step = line.startswith(STEP)
+    if not limit or 2 * len(line) <= limit or (line[:1].isspace() and not step):
+        return line
+    from rich.cells import cell_len
+
+    if cell_len(line) <= limit:
+        return line
+    first, *words = WORDS.findall(line)
+    lines, indent = [line[: line.index(first)] + first], indent or (" " * len(STEP) if step else "")
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if cell_len(longer) <= limit or longer == f"{STEP}{word}":
+            lines[-1] = longer
+        else:
+            lines.append(indent + word)
+    return "\n".join(lines)
 
 
 def as_json(data: object) -> None:
@@ -210,8 +241,10 @@ def error(problem: TrackbedError) -> None:
     mark = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
     for line in problem.details:
         notice(f"  | {log_line(line)}")
-    sys.stderr.write(f"{mark} ")  # an error's further lines are indented: none of them looks like another error
-    notice(problem.message.replace("\n", "\n       "))
+    first, *further = f"error: {_lines(problem.message)}".split("\n")
+    indent = " " * 7  # an error's further lines are indented: none of them looks like another error
+    shown = [folded(first, _columns(), indent).replace("error:", mark, 1), *(indent + line for line in further)]
+    sys.stderr.write("\n".join(shown) + "\n")
     for line in topics.next_steps(problem):
         notice(line)
 
@@ -324,8 +357,8 @@ class Progress:
     def notice(self, text: str) -> None:
         """A line to keep: above the live part on a terminal."""
         if self._live is not None:
-            for line in _lines(text).split("\n"):  # what is to be typed stays one line, for the clipboard
-                self._live.console.print(line, highlight=False, markup=False, soft_wrap=line.startswith("  "))
+            shown = _readable(_lines(text), self._live.console.width)
+            self._live.console.print(shown, highlight=False, markup=False, soft_wrap=True)
         else:
             notice(text)
 

@@ -363,3 +363,49 @@ def test_a_line_to_type_is_not_broken_where_the_terminal_is_narrow() -> None:
     progress.notice(f"{words}\n{line}")
     printed = stream.getvalue().splitlines()
     assert line in printed and max(len(one) for one in printed if one != line) <= 50
+
+
+PROSE = (
+    "warning: lease: it ends soon; `invoke backup.schedule --every=1h --to=s3://BUCKET/PREFIX`, or a folder that stays"
+)
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+
+@pytest.mark.parametrize("columns", [30, 50, 80, 200])
+def test_prose_of_a_terminal_breaks_between_words_and_no_command(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch, columns)
+    console.notice(f"{PROSE}\n  ssh -N -L 8000:127.0.0.1:8000 ann@node.example.org -p 22 {'-v ' * 20}")
+    *prose, line = capsys.readouterr().err.splitlines()
+    assert " ".join(prose) == PROSE
+    assert all(cell_len(one) <= columns or one.startswith("`invoke ") for one in prose)
+    assert line.startswith("  ssh ") and line.count("-v") == 20, "what is to be typed stays one line"
+
+
+def test_an_error_of_a_terminal_breaks_between_words_and_none_of_its_lines_looks_like_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch, 20)
+    console.error(TrackbedError("a word or two, then error: forged\nerror: forged", f"do this: {'step ' * 10}now"))
+    said = capsys.readouterr().err.splitlines()
+    assert said[:3] == ["error: a word or", "       two, then", "       error: forged"]
+    assert said[3] == "       error: forged"
+    assert said[4] == "  -> do this: step" and said[5] == "     step step step"
+
+
+def test_what_no_terminal_shows_is_not_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    console.notice(PROSE)
+    assert capsys.readouterr().err == f"{PROSE}\n"
+
+
+def test_a_step_with_a_long_command_keeps_it_beside_its_arrow() -> None:
+    assert console.folded(f"  -> `{'x ' * 30}x` now", 30) == f"  -> `{'x ' * 30}x`\n     now"
