@@ -18,16 +18,15 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
-from helpers import topics
+from helpers import line_breaks, topics
 from helpers.errors import TrackbedError
 
 EVERY = 3.0  # seconds between two words about one copy
+LONG = 16  # letters of a word that a table folds: a path, an id
 # Unicode's categories: control characters (C0, DEL, C1), invisible formatting (right-to-left overrides, zero-width
 # characters, tags), halves of pairs, line and paragraph separators
 COMMANDS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]")
-WORDS = re.compile(r"`[^`\n]*`\S*|\S+")  # a word of a line; what is to be typed is one word
-STEP = "  -> "  # what to do now: the one indented line that is prose
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -70,32 +69,11 @@ def notice(text: str = "") -> None:
 
 
 def _readable(text: str, limit: int) -> str:
-    return "\n".join(folded(line, limit) for line in text.split("\n"))
+    return "\n".join(line_breaks.folded(line, limit) for line in text.split("\n"))
 
 
 def _columns() -> int:
     return shutil.get_terminal_size().columns if sys.stderr.isatty() else 0
-
-
-def folded(line: str, limit: int, indent: str = "") -> str:
-    """A line of prose as lines of at most ``limit`` columns (0: any). A word, and a command between backticks, stay
-    whole, for the clipboard: the terminal folds one that is too long. Indented lines are to be typed, and stay too."""
-    step = line.startswith(STEP)
-    if not limit or 2 * len(line) <= limit or (line[:1].isspace() and not step):
-        return line
-    from rich.cells import cell_len
-
-    if cell_len(line) <= limit:
-        return line
-    first, *words = WORDS.findall(line)
-    lines, indent = [line[: line.index(first)] + first], indent or (" " * len(STEP) if step else "")
-    for word in words:
-        longer = f"{lines[-1]} {word}"
-        if cell_len(longer) <= limit or longer == f"{STEP}{word}":
-            lines[-1] = longer
-        else:
-            lines.append(indent + word)
-    return "\n".join(lines)
 
 
 def as_json(data: object) -> None:
@@ -112,7 +90,8 @@ def as_env(data: Iterable[tuple[str, object]]) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """A table on stdout; plain aligned columns where stdout is no terminal. URLs are never cut: where a row does not
-    fit, they lie below each other, and where that does not fit, each row is a few lines below its first cell."""
+    fit, they lie below each other, and where that does not fit, each row is a few lines below its first cell. So it is
+    where a terminal has no room for a word of each column; only long ones, such as paths, are folded."""
     listed = [tuple(visible(cell) for cell in row) for row in rows]
     drawn = listed
     if "URL" in columns and (limit := width()) and _needed(columns, listed) > limit:
@@ -121,6 +100,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
         if not sys.stdout.isatty() or _needed(columns, drawn, folded=True) > limit:
             _print_rows(listed)
             return
+    elif sys.stdout.isatty() and (limit := width()) and _needed(columns, listed, folded=True) > limit:
+        _print_labelled(columns, listed, limit)
+        return
     if sys.stdout.isatty():
         _draw_table(columns, drawn, title)
         return
@@ -139,6 +121,14 @@ def _print_rows(rows: Iterable[Sequence[str]]) -> None:
                 value(f"  {line}")
 
 
+def _print_labelled(columns: Sequence[str], rows: Iterable[Sequence[str]], limit: int) -> None:
+    for first, *rest in rows:
+        value(first)
+        said = "; ".join(f"{name} {cell}" for name, cell in zip(columns[1:], rest, strict=True) if cell)
+        for line in line_breaks.folded(said, limit - 2).split("\n"):
+            value(f"  {line}")
+
+
 def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -154,12 +144,20 @@ def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 
 def _needed(columns: Sequence[str], rows: Sequence[Sequence[str]], folded: bool = False) -> int:
-    """Columns that the table needs; ``folded``: with one word on a line, but for its URLs and its first cells."""
-    kept = {0, columns.index("URL")} if folded else range(len(columns))
+    """Columns that the table needs; ``folded``: with one word on a line, but for its URLs and the cells before them.
+    Without URLs a word needs no more than LONG."""
+    urls = "URL" in columns
+    kept = range(len(columns)) if not folded else {0, columns.index("URL")} if urls else ()
     longest = [
-        max(len(piece) for row in (columns, *rows) for piece in (row[i].split("\n") if i in kept else row[i].split()))
+        max(
+            len(piece)
+            for row in (columns, *rows)
+            for piece in (row[i].split("\n") if i in kept else row[i].split()) or ("",)
+        )
         for i in range(len(columns))
     ]
+    if not urls:
+        longest = [min(length, LONG) for length in longest]
     return sum(longest) + 3 * len(columns) - 1  # a gap of 3 columns, and one at each side
 
 
@@ -243,7 +241,10 @@ def error(problem: TrackbedError) -> None:
         notice(f"  | {log_line(line)}")
     first, *further = f"error: {_lines(problem.message)}".split("\n")
     indent = " " * 7  # an error's further lines are indented: none of them looks like another error
-    shown = [folded(first, _columns(), indent).replace("error:", mark, 1), *(indent + line for line in further)]
+    shown = [
+        line_breaks.folded(first, _columns(), indent).replace("error:", mark, 1),
+        *(indent + line for line in further),
+    ]
     sys.stderr.write("\n".join(shown) + "\n")
     for line in topics.next_steps(problem):
         notice(line)

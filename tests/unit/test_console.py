@@ -19,7 +19,7 @@ from invoke.exceptions import Exit
 from rich.cells import cell_len
 
 import command_line
-from helpers import console
+from helpers import console, line_breaks
 from helpers.errors import TrackbedError
 from tests.unit.fakes import project
 from tests.unit.texts import messages
@@ -191,6 +191,35 @@ def test_a_table_of_a_terminal_breaks_no_word(
     assert {"PostgreSQL", "VersityGW", "JupyterLab", *urls} <= set(words)
     assert columns < 80 or "object store's sync" in shown
     assert sum("http://127.0.0.1:9" in line or "http://127.0.0.1:2" in line for line in lines) == store
+
+
+BACKUPS = ("backup", "made", "project", "runs", "objects", "MiB", "MiB new")
+BACKUP = (
+    "/home/ann/backups/trackbed-lab-20261127T095247Z.json",
+    "2026-11-27T09:52:46+00:00",
+    "lab",
+    "10",
+    "13",
+    "0.3",
+    "0.2",
+)
+
+
+@pytest.mark.parametrize("columns", [40, 50, 80, 120])
+def test_a_table_of_a_narrow_terminal_breaks_no_heading(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    console.table(BACKUPS, [BACKUP])
+    shown = console.COLOUR.sub("", capsys.readouterr().out)
+    assert {"project", "objects", "new"} <= set(shown.replace(";", "").split())
+    if columns <= 50:
+        path, *rest = shown.splitlines()
+        assert path == BACKUP[0], "whole, for the clipboard"
+        assert all(line.startswith("  ") and len(line) <= columns for line in rest)
+        said = " ".join(line.strip() for line in rest)
+        assert said == f"made {BACKUP[1]}; project lab; runs 10; objects 13; MiB 0.3; MiB new 0.2"
 
 
 def test_a_line_to_type_works_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -408,4 +437,4 @@ def test_what_no_terminal_shows_is_not_broken(
 
 
 def test_a_step_with_a_long_command_keeps_it_beside_its_arrow() -> None:
-    assert console.folded(f"  -> `{'x ' * 30}x` now", 30) == f"  -> `{'x ' * 30}x`\n     now"
+    assert line_breaks.folded(f"  -> `{'x ' * 30}x` now", 30) == f"  -> `{'x ' * 30}x`\n     now"

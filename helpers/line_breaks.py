@@ -1,0 +1,29 @@
+"""Where prose breaks on a terminal: between words, and never inside of a command."""
+
+from __future__ import annotations
+
+import re
+
+WORDS = re.compile(r"`[^`\n]*`\S*|\S+")  # what is to be typed is one word
+STEP = "  -> "  # what to do now: the one indented line that is prose
+
+
+def folded(line: str, limit: int, indent: str = "") -> str:
+    """A line of prose as lines of at most ``limit`` columns (0: any). A word, and a command between backticks, stay
+    whole, for the clipboard: the terminal folds one that is too long. Indented lines are to be typed, and stay too."""
+    step = line.startswith(STEP)
+    if not limit or 2 * len(line) <= limit or (line[:1].isspace() and not step):
+        return line
+    from rich.cells import cell_len
+
+    if cell_len(line) <= limit:
+        return line
+    first, *words = WORDS.findall(line)
+    lines, indent = [line[: line.index(first)] + first], indent or (" " * len(STEP) if step else "")
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if cell_len(longer) <= limit or longer == f"{STEP}{word}":
+            lines[-1] = longer
+        else:
+            lines.append(indent + word)
+    return "\n".join(lines)
