@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-WORDS = re.compile(r"`[^`\n]*`\S*|\S+")  # what is to be typed is one word
+# what is to be typed is one word: between backticks, or a program after a colon, up to the line's end
+WORDS = re.compile(r"(?<=: )(?:cd|docker|git|kubectl|sh|sha256sum|ssh|sudo) .*|`[^`\n]*`\S*|\S+")
 STEP = "  -> "  # what to do now: the one indented line that is prose
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from helpers import console, explain, invocations
 from helpers import status as inspection
@@ -64,8 +64,10 @@ def _folded(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")
 
 
-def _beside(label: str, texts: Iterable[str], width: int) -> list[str]:
-    """A label with its lines beside it, or below it where there is little room."""
+def _beside(label: str, texts: Sequence[str], width: int) -> list[str]:
+    """A label with its lines beside it, or below it where there is little room; nothing where it has none."""
+    if not texts:
+        return []
     if width < 70:
         return [f"  {label}", *(f"    {text}" for text in texts)]
     return [f"  {label.ljust(12) if place == 0 else ' ' * 12} {text}" for place, text in enumerate(texts)]

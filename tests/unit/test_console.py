@@ -438,3 +438,13 @@ def test_what_no_terminal_shows_is_not_broken(
 
 def test_a_step_with_a_long_command_keeps_it_beside_its_arrow() -> None:
     assert line_breaks.folded(f"  -> `{'x ' * 30}x` now", 30) == f"  -> `{'x ' * 30}x`\n     now"
+
+
+@pytest.mark.parametrize("columns", [20, 40])
+def test_a_command_after_a_colon_stays_whole(columns: int) -> None:
+    line = "more of one of them: cd /home/ann/track && .venv/bin/invoke explain jupyter"
+    *words, command = line_breaks.folded(line, columns).split("\n")
+    assert (
+        " ".join(words) == "more of one of them:"
+        and command == "cd /home/ann/track && .venv/bin/invoke explain jupyter"
+    )

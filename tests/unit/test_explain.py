@@ -90,6 +90,7 @@ def test_the_whole_system(
     text = said(capsys)
     assert all(f"{name}: {TITLES[name]}" in text for name in (POSTGRES, MLFLOW, JUPYTER))
     assert max(map(len, text.splitlines())) <= int(columns)
+    assert text.count("asked by") == 2, "nobody asks the notebook"
     reported = json.loads(said(capsys, json=True))
     assert reported["engine"] == "memory" and [one["service"] for one in reported["services"]] == [
         *(POSTGRES, MLFLOW, JUPYTER)
