@@ -31,6 +31,8 @@ class LookBack:
         return not self.missing and not self.damaged
 
     def __str__(self) -> str:
+        if self.ok and not self.checked:
+            return "after an unclean stop there was no artifact to check"
         text = f"after an unclean stop {self.checked} artifacts were checked"
         if self.by_size:
             text += f" ({self.by_size} of them by size only)"

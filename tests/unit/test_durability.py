@@ -17,6 +17,12 @@ def test_a_look_back_where_all_is_well() -> None:
     assert str(result) == "after an unclean stop 5 artifacts were checked: all are whole"
 
 
+def test_a_look_back_that_found_nothing_to_look_at() -> None:
+    """As after a first start that failed: it said that 0 artifacts are whole."""
+    result = durability.parse(json.dumps({**FOUND, "checked": 0}))
+    assert str(result) == "after an unclean stop there was no artifact to check"
+
+
 def test_what_is_missing_or_damaged_is_counted_and_named() -> None:
     result = durability.parse(json.dumps({**FOUND, "missing": 1, "damaged": 2, "by_size": 1, "names": ["a\x1b[2J"]}))
     assert result and not result.ok and result.names == ("a\\x1b[2J",)
