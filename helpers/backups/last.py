@@ -81,7 +81,7 @@ def _follow(project: Project, engine: Engine) -> tuple[str, ...]:
     if not runner:
         raise TrackbedError(
             "neither systemd nor cron runs programs for this account",
-            f"let what does so here run each {often / 60:.0f} minutes: "
+            f"install and start cron, or let what does so here run every {often / 60:.0f} minutes: "
             f"{timers.typed(settings, 'backup.last', '--if-due')}",
         )
     _, *more = timers.install(timer(project, often), runner)

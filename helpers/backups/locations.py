@@ -13,6 +13,7 @@ from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
 from helpers.backups.storage import BlobStore, Folder
 from helpers.errors import SettingError, TrackbedError
+from helpers.project import backup_schedule
 from helpers.project.state import make_folder
 
 if TYPE_CHECKING:
@@ -94,9 +95,12 @@ def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, lis
     if not text.startswith("s3:") and path.is_dir() and (files := sorted(path.glob("*.tar"))):
         return files
     if not text:
+        scheduled = backup_schedule.load(settings.folder)
         raise TrackbedError(
             f"no backup found: {path}",
-            "`invoke backup` makes one; or name the place behind the command: a folder or s3://BUCKET/PREFIX",
+            f"those of the schedule are in {scheduled.place}: name it behind the command"
+            if scheduled
+            else "`invoke backup` makes one; or name the place behind the command: a folder or s3://BUCKET/PREFIX",
         )
     result = source(settings, text)
     return [result] if isinstance(result, Path) else (result.store, [result.name])

@@ -21,7 +21,7 @@ from helpers.engines.base import Engine, ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.leases import last_backup
 from helpers.project import backup_runs, backup_schedule, shell_environment, state
-from helpers.project.backup_runs import CLUSTER, Result, Schedule
+from helpers.project.backup_runs import CLUSTER, Result, Schedule, period
 from helpers.project.project import Project
 from helpers.services import Notice
 from helpers.settings import Settings
@@ -37,7 +37,7 @@ def set_up(project: Project) -> tuple[str, ...]:
         raise SettingError("--every is missing: say how often, as in --every=6h; or write BACKUP_EVERY=6h into .env.")
     engine = status.running(project)
     place, first_time = _place(settings, engine.runs_schedules)
-    runner = CLUSTER if engine.runs_schedules else _runner(settings)
+    runner = CLUSTER if engine.runs_schedules else _runner(settings, place)
     minute = int(hashlib.sha256(str(settings.folder).encode()).hexdigest(), 16) % 60  # not everybody at the full hour
     environment = shell_environment.unattended()
     schedule = Schedule(
@@ -145,12 +145,13 @@ def writable(settings: Settings, place: str, in_bucket: bool) -> tuple[str, list
     return place, encrypted.lines(store)
 
 
-def _runner(settings: Settings) -> str:
+def _runner(settings: Settings, place: str) -> str:
     if found := timers.runner():
         return found
     raise TrackbedError(
         "neither systemd nor cron runs programs for this account, so nothing would run a schedule",
-        f"let what does so here run each hour: {timers.typed(settings, 'backup', '--to=PLACE')}",
+        f"install and start cron, or let what does so here run every {period(settings.backup_every)}: "
+        f"{timers.typed(settings, 'backup', f'--to={place}')}",
     )
 
 

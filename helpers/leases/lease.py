@@ -25,7 +25,7 @@ DAY = 86400.0
 LATE = 3600.0  # seconds after its end for which a notice is the same one
 PLACE = (
     "`invoke backup.schedule --every=1h --to=s3://BUCKET/PREFIX`, or to a folder that stays, makes backups and a last "
-    "one before the end; with BACKUP_TO in .env, `invoke up` has the last one alone made"
+    "one before the end; for the last one alone, write such a place as BACKUP_TO into .env and type `invoke up`"
 )
 
 

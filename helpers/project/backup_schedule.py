@@ -190,7 +190,7 @@ class Condition:
     def line(self) -> str:
         """All of it in one line, as of now."""
         good = self.result.good
-        last = f"last good {ago(good.ended)} ago ({good.size / 2**20:.1f} MiB)" if good else "none yet"
+        last = f"last good {ago(good.ended)} ago ({good.size / 2**20:.1f} MiB)" if good else "it has made none yet"
         if self.result.state == "skipped":
             last += ", paused while the services were stopped"
         return (

@@ -159,7 +159,7 @@ def test_a_day_of_a_schedule(lab: Project, tmp_path: Path, monkeypatch: pytest.M
     pruned: list[Policy] = []
     monkeypatch.setattr(manage, "pruned", lambda project, place, policy, *_: pruned.append(policy))
     lines = set_up(lab, "6h", f"{tmp_path}/repo", last=7, weekly=2)
-    assert "crontab" in lines[0] and "none yet" in lines[-1]
+    assert "crontab" in lines[0] and "it has made none yet" in lines[-1]
     assert look(lab).ok and made == [f"{tmp_path}/repo/"] and pruned == [Policy(last=7, weekly=2)]
     assert not look(lab).lines[0].startswith("/") and len(made) == 1
     found = backup_schedule.condition(lab.settings)
@@ -581,11 +581,22 @@ def test_a_place_that_means_another_in_each_folder_is_refused_in_the_file(tmp_pa
 # what is refused in words
 
 
+def test_a_list_without_a_place_names_the_schedules(lab: Project, tmp_path: Path) -> None:
+    with pytest.raises(TrackbedError, match="no backup found") as error:
+        manage.listing(lab, "")
+    assert "`invoke backup` makes one" in error.value.hint
+    set_up(lab, "6h", f"{tmp_path}/repo")
+    with pytest.raises(TrackbedError, match="no backup found") as error:
+        manage.listing(lab, "")
+    assert f"those of the schedule are in {tmp_path}/repo/" in error.value.hint
+
+
 def test_where_nothing_would_run_it(lab: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crontab, "usable", lambda: False)
     with pytest.raises(TrackbedError, match="neither systemd nor cron") as error:
         set_up(lab, "6h", f"{tmp_path}/repo")
-    assert "-m invoke backup --to=PLACE" in error.value.hint
+    assert f"every 6h: cd {lab.settings.clone} && " in error.value.hint
+    assert f"-m invoke backup --to={tmp_path}/repo/ " in error.value.hint, "as it was typed: nothing is left to fill in"
 
 
 def test_keys_of_the_shell_are_refused(lab: Project, monkeypatch: pytest.MonkeyPatch) -> None:
