@@ -193,7 +193,8 @@ def box(title: str, rows: Iterable[tuple[str, str]]) -> None:
             *(f"{side} {line}{' ' * (inner - cell_len(line))} {side}" for line in lines),
             corners[2] + flat * (inner + 2) + corners[3],
         ]
-    notice("\n".join(drawn))
+    sys.stderr.write("\n".join(drawn) + "\n")
+    sys.stderr.flush()
 
 
 def _style(cell: str) -> str:

@@ -22,8 +22,8 @@ def folded(line: str, limit: int, indent: str = "") -> str:
     first, *words = WORDS.findall(line)
     lines, indent = [line[: line.index(first)] + first], indent or (" " * len(STEP) if step else "")
     for word in words:
-        longer = f"{lines[-1]} {word}"
-        if cell_len(longer) <= limit or longer == f"{STEP}{word}":
+        longer, row = f"{lines[-1]} {word}", (cell_len(lines[-1]) - 1) % limit + 1  # the last row of what is too long
+        if row + 1 + cell_len(word) <= limit or longer == f"{STEP}{word}":
             lines[-1] = longer
         else:
             lines.append(indent + word)

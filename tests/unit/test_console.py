@@ -413,7 +413,7 @@ def test_prose_of_a_terminal_breaks_between_words_and_no_command(
     console.notice(f"{PROSE}\n  ssh -N -L 8000:127.0.0.1:8000 ann@node.example.org -p 22 {'-v ' * 20}")
     *prose, line = capsys.readouterr().err.splitlines()
     assert " ".join(prose) == PROSE
-    assert all(cell_len(one) <= columns or one.startswith("`invoke ") for one in prose)
+    assert all(cell_len(one) <= columns or "`invoke " in one for one in prose)
     assert line.startswith("  ssh ") and line.count("-v") == 20, "what is to be typed stays one line"
 
 
@@ -436,8 +436,23 @@ def test_what_no_terminal_shows_is_not_broken(
     assert capsys.readouterr().err == f"{PROSE}\n"
 
 
+def test_a_box_of_a_narrow_terminal_breaks_no_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch, 40)
+    line = "cd /home/ann/track && .venv/bin/invoke check"
+    console.box("lab is ready", [("Next", line)])
+    assert line in capsys.readouterr().err.splitlines()
+
+
+def test_words_go_on_beside_the_end_of_a_command_that_is_too_long() -> None:
+    command = "`invoke backup.schedule --every=1h`"
+    assert line_breaks.folded(f"{command}, or not so {'x' * 14}", 30) == f"{command}, or not so\n{'x' * 14}"
+    assert line_breaks.folded(f"{'x' * 20} y z", 10) == f"{'x' * 20}\ny z"
+
+
 def test_a_step_with_a_long_command_keeps_it_beside_its_arrow() -> None:
-    assert line_breaks.folded(f"  -> `{'x ' * 30}x` now", 30) == f"  -> `{'x ' * 30}x`\n     now"
+    assert line_breaks.folded(f"  -> `{'x ' * 26}x` now or", 30) == f"  -> `{'x ' * 26}x`\n     now or"
 
 
 @pytest.mark.parametrize("columns", [20, 40])
