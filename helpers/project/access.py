@@ -41,7 +41,7 @@ def decide(project: Project, neighbours: str = "") -> str:
     owner = state.access.get("uid") or os.environ.get("SUDO_UID") or str(_uid())
     state.access = {"mode": chosen, "uid": owner}
     if chosen == OPEN:
-        return "local access: open, no other person has an account on this machine"
+        return "local access: open, MLflow asks for no token: no other person has an account here"
     why = f"because {reason}" if reason else "as decided before"
     now = "now asks" if before == OPEN else "asks"
     return (

@@ -45,7 +45,7 @@ def project(tmp: Path, **flags: str) -> Project:
 
 def test_alone_it_is_open(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:
     mine = project(tmp_path)
-    assert access.decide(mine) == "local access: open, no other person has an account on this machine"
+    assert access.decide(mine) == "local access: open, MLflow asks for no token: no other person has an account here"
     assert not mine.asks and mine.access_token() == "" and mine.state.access == {"mode": "open", "uid": str(ANN)}
 
 
