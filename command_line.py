@@ -157,10 +157,11 @@ def read(collection: Collection) -> None:
     """
     if not _started() or "--print-completion-script" in sys.argv:
         return
-    if sys.argv[1:3] == ["--complete", "--"]:
+    if sys.argv[1:2] == ["--complete"] and sys.argv[2:3] in (["--"], ["--described"]):
         from helpers.cli import completion
 
-        if offered := completion.candidates(known(collection), sys.argv[4:]):
+        offer = completion.described if sys.argv[2] == "--described" else completion.candidates
+        if offered := offer(known(collection), sys.argv[4:]):
             _print(offered)
         raise Exit(code=0)  # an empty line would be a candidate
     if "--complete" in sys.argv:

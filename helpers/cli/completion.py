@@ -43,6 +43,17 @@ def candidates(tasks: Mapping[str, TaskHelp], words: Sequence[str]) -> list[str]
     return [one for one in _offered(tasks, task, typed, before, current) if one.startswith(current)]
 
 
+def described(tasks: Mapping[str, TaskHelp], words: Sequence[str]) -> list[str]:
+    """The same, each with what it means behind a tab, where that is known."""
+    task, _ = _task(tasks, words[:-1])
+    result = []
+    for one in candidates(tasks, words):
+        flag = task.flag(one.removesuffix("=")) if task and one.startswith("-") else None
+        text = flag.help if flag else pages.sentence(tasks[one]) if one in tasks else ""
+        result.append(f"{one}\t{text}" if text else one)
+    return result
+
+
 def _task(tasks: Mapping[str, TaskHelp], before: Sequence[str]) -> tuple[TaskHelp | None, list[str]]:
     """The task that the line ends in, and what was typed after its name."""
     task, typed = None, list[str]()

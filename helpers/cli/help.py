@@ -214,7 +214,7 @@ def task_help(task: TaskHelp, tasks: Mapping[str, TaskHelp], width: int) -> list
     if others := [one for name, one in tasks.items() if name.partition(".")[0] == noun and name != task.name]:
         lines += ["", "See also:"]
         for one in others:
-            lines += _wrapped(f"invoke {one.name}", _sentence(one), width)
+            lines += _wrapped(f"invoke {one.name}", sentence(one), width)
     return lines
 
 
@@ -232,7 +232,7 @@ def sections(task: TaskHelp) -> dict[str, list[Flag]]:
     return sections
 
 
-def _sentence(task: TaskHelp) -> str:
+def sentence(task: TaskHelp) -> str:
     """The first sentence of what it does."""
     return task.doc.partition(". ")[0].rstrip(".")
 
@@ -253,7 +253,7 @@ def listing(tasks: Mapping[str, TaskHelp], width: int, group: str = "") -> list[
         lines += [f"{title}:"] if listed else []
         for task in listed:
             also = f" ({', '.join(task.aliases)})" if task.aliases else ""
-            lines += _wrapped(f"{task.name}{also}", _sentence(task), width)
+            lines += _wrapped(f"{task.name}{also}", sentence(task), width)
         lines += [""] if listed else []
     return [*lines, "`invoke --help TASK` shows the flags of a task and examples."] if lines else []
 

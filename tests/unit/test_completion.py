@@ -68,6 +68,17 @@ def test_where_a_file_or_a_number_may_stand_nothing_is_offered(line: str) -> Non
     assert [one for one in offered(line) if not one.startswith("--")] == []
 
 
+def test_what_a_candidate_means_is_said_behind_it() -> None:
+    listed = dict(line.split("\t") for line in completion.described(KNOWN, ["up", "--"]))
+    assert listed["--dry-run"].startswith("Print the plain commands") and "Port of" in listed["--mlflow-port="]
+    tasks_listed = dict(line.split("\t") for line in completion.described(KNOWN, [""]))
+    assert tasks_listed["status"] == "Show each service with its state, URL and memory"
+    assert completion.described(KNOWN, ["up", "--engine=e"]) == ["--engine=embedded"]
+    for task in KNOWN:
+        words = [task, "--"]
+        assert [one.partition("\t")[0] for one in completion.described(KNOWN, words)] == offered(" ".join(words))
+
+
 def test_every_flag_with_few_values_offers_them() -> None:
     for task in KNOWN.values():
         for flag in task.flags:
@@ -165,7 +176,7 @@ def test_fish(folder: Path, tmp_path: Path) -> None:
             timeout=PATIENCE,
             check=True,
         )
-        return done.stdout.splitlines()
+        return [line.partition("\t")[0] for line in done.stdout.splitlines()]
 
     assert complete(f"{invoke()} statu") == ["status"]
     assert complete("invoke statu") == ["status"], "not on PATH, it is the clone's own"
@@ -177,7 +188,8 @@ def test_fish(folder: Path, tmp_path: Path) -> None:
 # asks the shell's function as the Tab key does, in a line that says what it was given
 ASKED = {
     "bash": "COMP_WORDS=({0} sta) COMP_LINE='{0} sta' COMP_POINT=999; _trackbed; echo ${{COMPREPLY[*]}}",
-    "zsh": "compdef() {{ }}; compadd() {{ print -- $@ }}; source {1}; words=({0} sta) CURRENT=2; _trackbed",
+    "zsh": "compdef() {{ }}; compadd() {{ print -- $@ }}; source {1}; words=({0} sta) CURRENT=2; _trackbed; "
+    "compadd() {{ print -- $others_shown }}; _trackbed",
     "fish": "complete -C '{0} sta'",
 }
 

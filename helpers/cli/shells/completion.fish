@@ -5,7 +5,7 @@ function __trackbed
         command -q $program; or set program @INVOKE@
         test (id -u) = 0; and set program @AS_ROOT@
         set -g __trackbed_words $words
-        set -g __trackbed_found ($program --complete -- $words 2>/dev/null)
+        set -g __trackbed_found ($program --complete --described $words 2>/dev/null)
     end
     test (count $__trackbed_found) -gt 0; and printf '%s\n' $__trackbed_found
 end
