@@ -88,5 +88,7 @@ def lock(upgrade: bool) -> None:
 
 def completion(shell: str) -> None:
     shell = shell or Path(os.environ.get("SHELL", "")).name
+    if not shell:
+        raise SettingError("SHELL is not set, so the shell is not known.", "name it: `invoke completion bash`")
     options.choose(shell, *shell_completion.SHELLS, option="SHELL ")
     console.value(shell_completion.script(shell, os.path.abspath(sys.argv[0])), raw=True)

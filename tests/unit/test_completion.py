@@ -16,8 +16,9 @@ import pytest
 
 import command_line
 import tasks
-from helpers.cli import completion
+from helpers.cli import completion, toolkit
 from helpers.cli import help as pages
+from helpers.errors import SettingError
 from tests.conftest import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +85,18 @@ def test_every_flag_with_few_values_offers_them() -> None:
         for flag in task.flags:
             if "|" in (name := pages.value_name(flag)) and not flag.word:
                 assert offered(f"{task.name} {flag.option}=") == [f"{flag.option}={value}" for value in name.split("|")]
+
+
+def test_without_a_shell_one_has_to_be_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHELL", "")
+    with pytest.raises(SettingError, match="SHELL is not set") as raised:
+        toolkit.completion("")
+    assert raised.value.hint == "name it: `invoke completion bash`"
+    monkeypatch.setenv("SHELL", "/usr/bin/fish")
+    toolkit.completion("")
+    assert "function __trackbed" in capsys.readouterr().out
 
 
 def shell(name: str) -> str:
