@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from helpers import __version__, bundle_file, clone, safe_files, service_accounts, version
+from helpers import __version__, bundle_file, clone, process_table, safe_files, service_accounts, version
 from helpers.bundle_file import Bundle, BundleError, Writer
 from helpers.errors import TrackbedError
 from helpers.machine import existing, free_space
@@ -22,6 +22,7 @@ from helpers.services import Notice, ProgressReporter
 from helpers.suggestions import shown
 
 CHUNK = 1 << 20
+SCRATCH = ".bundle-"  # then the process, and what makes it its own
 AGAIN = "copy it again, and compare its SHA-256 with what `invoke bundle` printed"
 
 
@@ -105,15 +106,12 @@ def packing(target: Path, work: Path, progress: ProgressReporter) -> Iterator[Pa
     _check_target(target)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=".bundle-", dir=work))
-    except OSError as error:
-        raise TrackbedError(f"{work} cannot be written to: {error.strerror}", f"ls -ld {work}; df -h {work}") from None
-    try:
-        with open(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), "wb") as stream:
-            yield Packing(Writer(stream), target.parent, scratch, progress)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(target)
+        with scratch_folder(work) as scratch:
+            with open(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), "wb") as stream:
+                yield Packing(Writer(stream), target.parent, scratch, progress)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(target)
     except (OSError, BundleError) as error:
         full = isinstance(error, OSError) and error.errno == 28
         reason = "the disk is full" if full else str(error)
@@ -122,7 +120,20 @@ def packing(target: Path, work: Path, progress: ProgressReporter) -> Iterator[Pa
         ) from None
     finally:
         partial.unlink(missing_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(work: Path) -> Iterator[Path]:
+    """A folder below ``work`` for as long as it is needed. What killed processes left there is removed."""
+    for left in work.glob(f"{SCRATCH}*"):
+        pid = left.name.removeprefix(SCRATCH).partition("-")[0]
+        if not (pid.isdecimal() and process_table.alive(int(pid))):
+            safe_files.remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir=work))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_room_to_pack(packing: Packing, size: int, what: str) -> None:

@@ -247,6 +247,16 @@ def test_what_a_bundle_is_made_with_lies_where_nobody_else_can_change_it(tmp_pat
         raise RuntimeError
 
 
+def test_what_a_killed_command_left_is_removed_and_what_another_one_needs_stays(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait(60)
+    for name in (f".bundle-{ended.pid}-a", f".bundle-{os.getppid()}-b", ".bundle-c", "other"):
+        (tmp_path / name / "wheels").mkdir(parents=True)
+    with bundles.scratch_folder(tmp_path) as folder:
+        assert folder.name.startswith(f".bundle-{os.getpid()}-") and folder.stat().st_mode & 0o777 == 0o700
+    assert sorted(one.name for one in tmp_path.iterdir()) == [f".bundle-{os.getppid()}-b", "other"]
+
+
 def test_a_bundle_takes_the_place_of_nothing_but_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "thesis").write_text("years of work")
     (tmp_path / "link").symlink_to("nowhere")

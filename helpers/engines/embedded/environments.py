@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,10 +121,10 @@ class Environments(EmbeddedComponent):
             return
         size = sum(self.bundle.entries[name].size for name in self.bundle.names(bundle_file.WHEELS))
         bundles.require_room(self.folder, 4 * size, "installing the bundle's wheels")  # packed, unpacked, and some room
-        with tempfile.TemporaryDirectory(prefix=".bundle-", dir=self.folder) as folder:
+        with bundles.scratch_folder(self.folder) as folder:
             progress.step("unpacking the wheels of the bundle")
-            self.bundle.unpack(bundle_file.WHEELS, folder)
-            yield Path(folder)
+            self.bundle.unpack(bundle_file.WHEELS, str(folder))
+            yield folder
 
     def make_packages(self) -> None:
         """The notebook's own environment, by its own account: all of it is the notebook's to change."""
