@@ -24,6 +24,7 @@ MESSAGES: Mapping[str, str] = {
     r"^the docker engine cannot be used|^permission denied at |the Docker engine may not enter": "docker",
     r"^the kubernetes engine cannot be used": "kubernetes",
     r"disk is full| GiB have to stay free|a first start needs |may be filled$": "disk-full",
+    r"^installing .* from the bundle failed": "bundle",
     r"^(pulling|building|pushing|installing) .* failed|^PyTorch could not be installed": "images",
     r"another (Trackbed|Compose) project|runs from another clone|is not Trackbed's": "other-projects",
     r"permission denied|the file system is read-only|belongs to (root|another user|someone else)|is closed to the user"

@@ -126,6 +126,7 @@ def raised(problem: TrackbedError, module: str) -> TrackbedError:
         (TrackbedError("a thing of the machine", "x"), "helpers.safe_files", "machine"),
         (SettingError("must be a number", "x"), "helpers.settings.sources", "settings"),
         (SettingError("must be a folder", "x"), "helpers.imports.sources", "import"),
+        (TrackbedError("installing mlflow from the bundle failed: x"), "helpers.engines.embedded.venvs", "bundle"),
     ],
 )
 def test_the_topic_of_an_error(problem: TrackbedError, module: str, anchor: str) -> None:
