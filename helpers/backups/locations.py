@@ -13,7 +13,6 @@ from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
 from helpers.backups.storage import BlobStore, Folder
 from helpers.errors import SettingError, TrackbedError
-from helpers.project import backup_schedule
 from helpers.project.state import make_folder
 
 if TYPE_CHECKING:
@@ -83,10 +82,10 @@ def source(settings: Settings, text: str) -> Source:
     return result
 
 
-def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, list[str]]:
+def matching(settings: Settings, text: str, scheduled: str = "") -> list[Path] | tuple[BlobStore, list[str]]:
     """The backups that ``text`` names, all of a place where it names no single one: files, or those of a repository.
 
-    "": the files in the state folder's backups.
+    "": the files in the state folder's backups. ``scheduled``: where a schedule's are, for the error.
     """
     path = Path(text).expanduser().absolute() if text else settings.folder / "backups"
     store = _opened(settings, repository_at(settings, text or str(path)))
@@ -95,10 +94,9 @@ def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, lis
     if not text.startswith("s3:") and path.is_dir() and (files := sorted(path.glob("*.tar"))):
         return files
     if not text:
-        scheduled = backup_schedule.load(settings.folder)
         raise TrackbedError(
             f"no backup found: {path}",
-            f"those of the schedule are in {scheduled.place}: name it behind the command"
+            f"those of the schedule are in {scheduled}: name it behind the command"
             if scheduled
             else "`invoke backup` makes one; or name the place behind the command: a folder or s3://BUCKET/PREFIX",
         )

@@ -16,6 +16,7 @@ from helpers.backups.storage import BlobStore
 from helpers.engines.base import ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.plurals import counted
+from helpers.project import backup_schedule
 from helpers.project.project import Project
 
 HOUR = 3600.0
@@ -38,7 +39,7 @@ class BackupRow:
 
 def listing(project: Project, text: str) -> list[BackupRow]:
     """The backups that ``text`` names, the oldest first. Their content is not read."""
-    chosen = locations.matching(project.settings, text)
+    chosen = locations.matching(project.settings, text, backup_schedule.scheduled_place(project.settings.folder))
     sources: list[Source] = []
     if isinstance(chosen, list):
         sources += chosen
@@ -81,7 +82,7 @@ def pruned(
         raise SettingError(
             "no backup would stay: say how many to keep, as in --keep-last=7 --keep-daily=14 --keep-weekly=8."
         )
-    chosen = locations.matching(project.settings, text)
+    chosen = locations.matching(project.settings, text, backup_schedule.scheduled_place(project.settings.folder))
     place = text.rstrip("/") or str(project.settings.folder / "backups")
     if isinstance(chosen, list):
         if chosen == [Path(text).expanduser().absolute()]:

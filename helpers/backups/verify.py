@@ -12,6 +12,7 @@ from helpers.backups.repository import Snapshot
 from helpers.engines.base import ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.plurals import counted
+from helpers.project import backup_schedule
 from helpers.project.project import Project
 from helpers.services import Notice
 
@@ -33,7 +34,7 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
     ``repair``: manifests and lists from their copies; pieces from the running project, of which a new backup is made.
     """
     meter = Meter(progress, "verifying")
-    chosen = locations.matching(project.settings, text)
+    chosen = locations.matching(project.settings, text, backup_schedule.scheduled_place(project.settings.folder))
     if isinstance(chosen, list):
         if repair:
             raise SettingError(

@@ -68,6 +68,14 @@ def load(folder: Path) -> Schedule | None:
         ) from None
 
 
+def scheduled_place(folder: Path) -> str:
+    """Where the schedule's backups go; "" without one that can be read."""
+    with suppress(TrackbedError):
+        if found := load(folder):
+            return found.place
+    return ""
+
+
 def load_result(folder: Path) -> Result:
     """An empty one where nothing ran yet, or the file tells nothing."""
     with suppress(KeyError, TypeError, ValueError, TrackbedError):
