@@ -101,7 +101,7 @@ def test_the_last_backup_of_a_lease(own: dict[str, Clone], tmp_path: Path, elsew
         later = view["last_backup"]["later"][0]
         assert view["last_backup"]["verified"] and later in said
         # the next machine
-        done = clone.invoke("restore", content["backup"], "--yes", "--no-backup")
+        done = clone.invoke("restore", content["backup"], "--yes", "--no-backup", around=crontab.around | kept)
         assert done.returncode == 0, done.stderr
         lost = missing(clone, [entry for writer in writers for entry in writer.acknowledged])
         assert all(at > begun for at, _, _ in lost)
