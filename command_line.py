@@ -30,6 +30,9 @@ from helpers.settings import flags
 if TYPE_CHECKING:
     from helpers.errors import SettingError
 
+# the help of flags that tasks have in common
+JSON = {"json": "Short for --format=json"}
+TABLE_OR_JSON = {"format": "Format of the output: table or json", **JSON}
 SHORT = {"follow": "f", "tail": "n", "yes": "y"}  # as docker, tail and apt have them
 
 

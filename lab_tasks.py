@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from invoke.context import Context
 
-from command_line import task
+from command_line import TABLE_OR_JSON, task
 from helpers.settings.flags import Flags
 
 DATA_SET = {"name": "Name of the data set, as in food11"}
-TABLE_OR_JSON = {"format": "Format of the output: table or json", "json": "Short for --format=json"}
 
 
 @task(

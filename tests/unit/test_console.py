@@ -353,7 +353,7 @@ def test_every_task_in_a_message_can_be_made_typeable() -> None:
     """`typed.as_typed` knows a task by the quotation mark before it; the help and its examples have none."""
     root = Path(__file__).resolve().parents[2]
     result = []
-    for path in (root / "tasks.py", root / "command_line.py", *root.glob("helpers/**/*.py")):
+    for path in (*root.glob("*tasks.py"), root / "command_line.py", *root.glob("helpers/**/*.py")):
         for line, text in messages(ast.parse(path.read_text())):
             bare = re.sub(r"`(?:[\w{}]+= )?invoke [^`]*`|-m invoke |usage: invoke |\$\(invoke ", "", text)
             if re.search(r"\binvoke ", bare) and text not in ("`invoke ", "invoke ", "invoke {}"):  # not ours to type
