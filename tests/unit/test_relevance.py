@@ -258,5 +258,5 @@ def test_flags_that_need_or_exclude_each_other(
     monkeypatch.setattr(options, "load", lambda flags: None)  # it is refused before anything is looked at
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(Exit) as caught:
-        getattr(tasks, task).body(None, **flags)
+        tasks.namespace[task].body(None, **flags)
     assert caught.value.code == 2 and said in capsys.readouterr().err
