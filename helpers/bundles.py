@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -18,7 +19,7 @@ from helpers import __version__, bundle_file, clone, process_table, safe_files, 
 from helpers.bundle_file import Bundle, BundleError, Writer
 from helpers.errors import TrackbedError
 from helpers.machine import existing, free_space
-from helpers.services import Notice, ProgressReporter
+from helpers.services import Notice, ProgressReporter, megabytes
 from helpers.suggestions import shown
 
 CHUNK = 1 << 20
@@ -113,7 +114,7 @@ def packing(target: Path, work: Path, progress: ProgressReporter) -> Iterator[Pa
                 os.fsync(stream.fileno())
             partial.replace(target)
     except (OSError, BundleError) as error:
-        full = isinstance(error, OSError) and error.errno == 28
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else str(error)
         raise TrackbedError(
             f"{target} was not written: {reason}", "name a file on a disk with more room, that you may write to"
@@ -173,9 +174,7 @@ def opened(path: Path) -> Iterator[Bundle]:
 def verify(bundle: Bundle, name: str, progress: ProgressReporter) -> str:
     """Compare every hash; gives what to tell of the bundle. Raises BundleError."""
     progress.step(f"comparing the hashes of {len(bundle.entries)} files, {bundle.size / 2**20:.0f} MiB")
-    bundle.verify(
-        lambda done, whole: progress.amount(name, done, whole, f"{done / 2**20:.0f} of {whole / 2**20:.0f} MiB")
-    )
+    bundle.verify(megabytes(progress, name))
     return f"bundle {name}: {words(bundle.manifest)}; SHA-256 {bundle.sha256}"
 
 

@@ -289,3 +289,8 @@ TITLES = {
 }
 STORES = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}  # the titles of those of ours
 CHECK_RESULT = ".written/result.json"  # in the artifact store: docker/mlflow/trackbed_mlflow/write_journal.py
+
+
+def megabytes(progress: ProgressReporter, name: str) -> Callable[[int, int], None]:
+    """Takes the bytes that are done, and all, and tells them."""
+    return lambda done, whole: progress.amount(name, done, whole, f"{done / 2**20:.0f} of {whole / 2**20:.0f} MiB")

@@ -43,7 +43,7 @@ class Overview:
     token: str = field(default="", repr=False)  # what MLflow asks for
     is_public: bool = False  # behind the gateway
     workspace: Path | None = None  # on the machine that runs the services
-    source: Engine | None = field(default=None, repr=False, compare=False)  # that was asked
+    source: Engine = field(kw_only=True, repr=False, compare=False)  # that was asked
 
     @property
     def stopped(self) -> bool:
@@ -76,7 +76,7 @@ def overview(
         rows.append(Row(status, title, links))
     token = "" if is_public else engine.access_token()  # people have a login there, the gateway the token
     node, workspace = engine.host.tunnel, engine.deployment.workspace
-    return Overview(engine.name, settings, tuple(rows), changed, node, token, is_public, workspace, engine)
+    return Overview(engine.name, settings, tuple(rows), changed, node, token, is_public, workspace, source=engine)
 
 
 def _public_urls(settings: Settings, engine: Engine, status: ServiceStatus) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ def tunnel(view: Overview) -> str:
 
 def rows(project: Project, view: Overview) -> list[tuple[str, str]]:
     """Labels and values of the box, the link to open first. It carries a token, except into systemd's journal."""
-    engine = view.source or running(project)
+    engine = view.source
     result: list[tuple[str, str]] = []
     kept_out = bool(os.environ.get("JOURNAL_STREAM"))  # at boot: others may read the journal
 

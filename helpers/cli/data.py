@@ -221,7 +221,7 @@ def move(given: Flags, to: str) -> None:
     show_services(view)
     console.notice(f"\nmoved; the archive that carried the data is kept: {archived}")
     moved = options.load(given)
-    engine = view.source or status.running(moved)
+    engine = view.source
     for line in last.follow(moved, engine):
         console.notice(line)
     seen = backup_schedule.look(moved.settings, engine.scheduled_runs)

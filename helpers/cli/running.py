@@ -53,7 +53,7 @@ def up(given: Flags, start: Start, on_boot: str | bool | None) -> None:
     options.refuse(chosen is not None and start.dry_run, "--on-boot", "with --dry-run, which changes nothing")
     project = options.load(given)
     if view := _up(project, start):
-        engine = view.source or status.running(project)
+        engine = view.source
         for line in (*schedule.follow(project), *last.follow(project, engine)):
             console.notice(line)
         if seen := lease.look(project.settings, status.elsewhere(engine), engine.scheduled_runs):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Clone, free_ports
+from tests.imports import served_source
 from tests.integration import imported, inspection, source_servers
-from tests.integration.snapshot import Server
 
 HERE = "127.0.0.1"
 
@@ -28,20 +28,7 @@ def server() -> None:
 def test_the_database_of_a_mysql_server_arrives(
     clone_factory: Callable[..., Clone], tmp_path: Path, version: str
 ) -> None:
-    source, expected = imported.unpack(version, tmp_path)
-    clone = clone_factory("embedded")
-    clone.up()
-    with source_servers.mysql(clone, source / "mlflow.db") as folder:
-        words = [f"mysql://{source_servers.USER}@/source?unix_socket={folder / 's'}"]
-        words.append(f"--artifacts={imported.MADE}/{version}={source}")
-        before = source_servers.checksums(folder)
-        refused = clone.invoke("import", *words, MYSQL_PWD="wrong")
-        assert refused.returncode == 1 and "MYSQL_PWD" in refused.stderr, refused.stderr
-        done = clone.invoke("import", *words, MYSQL_PWD=source_servers.PASSWORD)
-        assert done.returncode == 0 and "every row was read back" in done.stderr, done.stderr
-        assert source_servers.checksums(folder) == before, "the source was changed"
-        assert source_servers.PASSWORD not in f"{refused.stderr}{done.stderr}"
-    assert imported.differences(imported.plain(expected["sqlite"]), imported.said(Server(clone.url("mlflow")))) == []
+    served_source.check(clone_factory("embedded"), version, tmp_path, source_servers.mysql, "mysql")
 
 
 @pytest.mark.parametrize("way", ["caching_sha2_password", "sha256_password"])

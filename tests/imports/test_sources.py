@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone
+from tests.imports import served_source
 from tests.integration import imported, source_servers
 from tests.integration.snapshot import Server
 
@@ -67,17 +68,4 @@ def test_a_link_in_the_source_is_not_followed(clone_factory: Callable[..., Clone
 def test_the_database_of_a_mariadb_server_arrives(
     clone_factory: Callable[..., Clone], tmp_path: Path, version: str
 ) -> None:
-    source, expected = imported.unpack(version, tmp_path)
-    clone = clone_factory("embedded")
-    clone.up()
-    with source_servers.mariadb(clone, source / "mlflow.db") as folder:
-        words = [f"mysql+pymysql://{source_servers.USER}@/source?unix_socket={folder / 's'}"]
-        words.append(f"--artifacts={imported.MADE}/{version}={source}")
-        before = source_servers.checksums(folder)
-        refused = clone.invoke("import", *words, MYSQL_PWD="wrong")
-        assert refused.returncode == 1 and "MYSQL_PWD" in refused.stderr, refused.stderr
-        done = clone.invoke("import", *words, MYSQL_PWD=source_servers.PASSWORD)
-        assert done.returncode == 0 and "every row was read back" in done.stderr, done.stderr
-        assert source_servers.checksums(folder) == before, "the source was changed"
-        assert source_servers.PASSWORD not in f"{refused.stderr}{done.stderr}"
-    assert imported.differences(imported.plain(expected["sqlite"]), imported.said(Server(clone.url("mlflow")))) == []
+    served_source.check(clone_factory("embedded"), version, tmp_path, source_servers.mariadb, "mysql+pymysql")

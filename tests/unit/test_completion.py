@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import re
 import select
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from helpers.cli import completion, toolkit
 from helpers.cli import help as pages
 from helpers.errors import SettingError
 from tests.conftest import PATIENCE
+from tests.unit.pty_screen import Screen
 
 ROOT = Path(__file__).resolve().parents[2]
 KNOWN = command_line.known(tasks.namespace)
@@ -139,16 +139,11 @@ def test_the_tab_key(name: str, folder: Path, tmp_path: Path) -> None:
         os.chdir(folder)
         environment = {"PATH": "/usr/bin:/bin", "TERM": "dumb", "HOME": str(tmp_path), "PS1": "$ ", "LC_ALL": "C"}
         os.execve(program, [program, *INTERACTIVE[name]], environment)
-    shown = ""
+    screen = Screen(terminal)
 
     def said(pattern: str) -> None:
-        nonlocal shown
-        end = time.monotonic() + PATIENCE
-        while not re.search(pattern, shown):
-            assert time.monotonic() < end, shown
-            if select.select([terminal], [], [], 0.1)[0]:
-                shown += os.read(terminal, 1 << 16).decode()
-        shown = ""
+        screen.wait(pattern)
+        screen.shown = ""
 
     def send(text: str) -> None:
         os.write(terminal, text.encode())

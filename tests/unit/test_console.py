@@ -10,7 +10,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -324,7 +324,7 @@ def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(
     from helpers.engines.embedded.engine import EmbeddedEngine
 
     monkeypatch.setattr("sys.argv", ["invoke", "status", "--project=revcor", f"--state-dir={tmp_path}"])
-    view = status.Overview("embedded", project(tmp_path, project="revcor").settings, ())
+    view = status.Overview("embedded", project(tmp_path, project="revcor").settings, (), source=cast(Any, None))
     monkeypatch.setattr(options, "load", lambda flags: project(tmp_path, project="revcor"))
     monkeypatch.setattr(select, "current", EmbeddedEngine)
     monkeypatch.setattr(status, "running", lambda project: view)

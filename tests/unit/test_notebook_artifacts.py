@@ -228,13 +228,17 @@ def test_rounds_that_bring_something_are_not_counted(artifacts: Any, store: Stor
     assert len(store.asked) == 4 + 3 + 2 + 2
 
 
-def test_a_full_disk_is_told_at_once(
-    artifacts: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fill_the_disk(artifacts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(artifacts, "fetch", full)
+
+
+def test_a_full_disk_is_told_at_once(
+    artifacts: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_the_disk(artifacts, monkeypatch)
     with pytest.raises(OSError, match="No space left"):
         download(artifacts, store, tmp_path)
     assert os.listdir(tmp_path) == []
@@ -357,10 +361,7 @@ def test_an_address_is_not_used_when_it_may_have_ended(artifacts: Any, store: St
 def test_a_full_disk_ends_a_small_file_too(
     artifacts: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(artifacts, "fetch", full)
+    fill_the_disk(artifacts, monkeypatch)
     with pytest.raises(OSError, match="No space left"):
         all_of_it(folder_of(artifacts, Server(store), 1), tmp_path)
     assert os.listdir(tmp_path) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -22,12 +22,15 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     created = project(tmp_path)
     for name in ("SSH_CONNECTION", "SSH_TTY", "JOURNAL_STREAM"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(status, "running", lambda project: None)
     monkeypatch.setattr(status, "workspace", lambda project: "/srv/work")
     monkeypatch.setattr(notebook, "url", lambda engine, token: LINK + token)
     mlflow = ServiceStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
     view = status.Overview(
-        "embedded", created.settings, (status.Row(mlflow, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN
+        "embedded",
+        created.settings,
+        (status.Row(mlflow, "MLflow", ("http://127.0.0.1:8000",)),),
+        token=TOKEN,
+        source=cast(Any, None),
     )
     return lambda **changes: dict(status.rows(created, replace(view, **changes)))
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import re
-import select
 import signal
 import struct
 import sys
@@ -20,7 +18,7 @@ import pytest
 from helpers import screen
 from helpers.cli import watch
 from helpers.errors import SettingError, TrackbedError
-from tests.conftest import PATIENCE
+from tests.unit.pty_screen import Screen
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -101,29 +99,20 @@ def test_a_terminal_is_painted_again_by_its_width_and_left_as_it_was(colour: boo
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         environment = {"PATH": os.environ["PATH"], "TERM": "xterm", "PYTHONPATH": str(ROOT)}
         os.execve(sys.executable, [sys.executable, "-c", PROGRAM], environment | ({} if colour else {"NO_COLOR": "1"}))
-    shown = ""
-
-    def wait(pattern: str) -> None:
-        nonlocal shown
-        end = time.monotonic() + PATIENCE
-        while not re.search(pattern, shown):
-            assert time.monotonic() < end, shown
-            if select.select([terminal], [], [], 0.1)[0]:
-                shown += os.read(terminal, 1 << 16).decode()
+    painted = Screen(terminal)
 
     def size(columns: int) -> None:
-        nonlocal shown
-        shown = ""
+        painted.shown = ""
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     size(80)
-    wait(r"(?s)\x1b\[\?1049h.*as of [\d:]+.*; every 1 s until Ctrl-C.*look 1.*below the table")
-    wait(r"(?s)\x1b\[H.*look 2")
-    assert ("\x1b[32m" in shown) is colour
+    painted.wait(r"(?s)\x1b\[\?1049h.*as of [\d:]+.*; every 1 s until Ctrl-C.*look 1.*below the table")
+    painted.wait(r"(?s)\x1b\[H.*look 2")
+    assert ("\x1b[32m" in painted.shown) is colour
     size(40)
-    wait(r"\x1b\[Has of.{0,35}\r?\n")
+    painted.wait(r"\x1b\[Has of.{0,35}\r?\n")
     os.write(terminal, b"\x03")
-    wait(r"(?s)\x1b\[\?1049l.*as of [\d:]+(, \d+ s old)?\r\n.*below the table")
-    assert "\x1b[?25h" in shown, "the cursor stays away"
+    painted.wait(r"(?s)\x1b\[\?1049l.*as of [\d:]+(, \d+ s old)?\r\n.*below the table")
+    assert "\x1b[?25h" in painted.shown, "the cursor stays away"
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
     os.close(terminal)

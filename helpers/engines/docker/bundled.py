@@ -17,7 +17,7 @@ from helpers.engines.streaming import Input, piped
 from helpers.errors import TrackbedError
 from helpers.plurals import counted
 from helpers.project.deployment import Deployment
-from helpers.services import ProgressReporter
+from helpers.services import ProgressReporter, megabytes
 
 BLOBS = "images/blobs/sha256/"
 LISTS = ("images/index.json", "images/manifest.json", "images/oci-layout")
@@ -67,7 +67,7 @@ def pack(api: DockerApi, deployment: Deployment, notebook: NotebookImage, disk_f
 
 def _copy(stream: IO[bytes], into: Packing, whole: int) -> None:
     """The files of what `docker save` writes."""
-    done = 0
+    report, done = megabytes(into.progress, "images"), 0
     with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as archive:
         for member in archive:
             if member.isdir() or member.name == "repositories":  # the list of the format before OCI's
@@ -83,9 +83,7 @@ def _copy(stream: IO[bytes], into: Packing, whole: int) -> None:
                 nonlocal done
                 while data := content.read(bundles.CHUNK):
                     done += len(data)
-                    into.progress.amount(
-                        "images", done, whole, f"{done / 2**20:.0f} of {max(done, whole) / 2**20:.0f} MiB"
-                    )
+                    report(done, max(done, whole))
                     yield data
 
             into.writer.add(bundle_file.IMAGES + member.name, member.size, pieces())
@@ -238,14 +236,14 @@ def _feed(
 ) -> None:
     """Write what `docker load` reads: the lists anew, the blobs as they are."""
     own, layout = _lists(bundle, wanted)
-    done = 0
+    report, done = megabytes(progress, "images"), 0
     for name in _blobs(bundle, wanted):
         size = bundle.entries[name].size
         target.write(bundle_file.header(name.removeprefix(bundle_file.IMAGES), size))
         for data in bundle.read(name):
             target.write(data)
             done += len(data)
-            progress.amount("images", done, whole, f"{done / 2**20:.0f} of {whole / 2**20:.0f} MiB")
+            report(done, whole)
         target.write(b"\0" * bundle_file.padding(size))
     for name, content in (("manifest.json", own), ("index.json", layout), ("oci-layout", _json(bundle, LISTS[2]))):
         text = json.dumps(content).encode()

@@ -20,7 +20,7 @@ from helpers.engines.notebook_image import REPOSITORY, NotebookImage
 from helpers.errors import SettingError, TrackbedError
 from helpers.gpu import wheels
 from helpers.project.deployment import Deployment
-from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE, ProgressReporter
+from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE, ProgressReporter, megabytes
 from helpers.settings import Settings
 
 OWN = "trackbed/"
@@ -328,7 +328,7 @@ def _pull_or_build(
     try:
         for line in api.pull(
             name,
-            lambda done, whole: progress.amount(name, done, whole, f"{done / 2**20:.0f} of {whole / 2**20:.0f} MiB"),
+            megabytes(progress, name),
         ):
             progress.output(line)
         return
