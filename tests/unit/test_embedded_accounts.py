@@ -108,6 +108,36 @@ def test_the_longer_name_stays_when_the_plain_one_is_free_again(machine: Machine
     assert second.name("server") == name
 
 
+def test_a_uid_that_another_project_took_meanwhile(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two projects that start at once choose the same one; useradd gives it to the first."""
+    asked: list[str] = []
+
+    def changed(*argv: str) -> str:
+        asked.append(argv[argv.index("--uid") + 1])
+        return f"useradd: UID {asked[-1]} is not unique" if len(asked) < 3 else machine.changed(*argv)
+
+    monkeypatch.setattr(process_table, "owners", set)
+    monkeypatch.setattr(accounts, "_has_name", lambda uid: str(uid) in asked)
+    monkeypatch.setattr(accounts, "_changed", changed)
+    assert Accounts("one", Path("/a")).make("server").pw_name == "trackbed-one-mlflow"
+    assert asked == ["899", "898", "897"]
+
+
+def test_a_locked_file_of_accounts_is_waited_for_in_every_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """useradd speaks the user's language."""
+    tool, seen = tmp_path / "useradd", tmp_path / "seen"
+    tool.write_text(
+        f"#!/bin/sh\necho x >> {seen}\n"
+        f'[ $(wc -l < {seen}) -gt 2 ] && exit 0; [ "$LC_ALL" = C ] && echo "cannot lock /etc/passwd" >&2; exit 1\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert accounts._changed(str(tool)) == ""
+    assert len(seen.read_text().split()) == 3
+
+
 def test_a_normal_user_is_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() or 65534)
     place = Accounts("one", tmp_path)

@@ -56,6 +56,7 @@ SPARE = range(65533, 65519, -1)  # uids that Linux distributions leave unused
 FREE = tuple(uid for uid in range(899, 499, -1) if uid not in (568, 777, 888))
 END_SECONDS = 5.0  # within which killed processes are gone
 SECONDS = 60  # for useradd and userdel, which wait for each other's lock
+TAKEN = "is not unique"  # useradd's words for a uid that another one has got since it was free
 
 
 @dataclass(frozen=True)
@@ -116,21 +117,27 @@ class Accounts:
                 "PostgreSQL does not run as root, and there is no useradd to create a user for it",
                 "run as a normal user, or install the package passwd (shadow)",
             )
-        name = self.name(role)
-        why = _changed(
-            maker,
-            "--system",
-            *_free_uid(),
-            "--user-group",
-            "--no-create-home",
-            "--home-dir",
-            str(self.home(role)),
-            "--shell",
-            "/usr/sbin/nologin",
-            "--comment",
-            f"Trackbed {self.project} {role}",
-            name,
-        )
+        name, why = self.name(role), ""
+
+        def is_ours_or_hopeless() -> bool:
+            nonlocal why
+            why = _changed(
+                maker,
+                "--system",
+                *_free_uid(),
+                "--user-group",
+                "--no-create-home",
+                "--home-dir",
+                str(self.home(role)),
+                "--shell",
+                "/usr/sbin/nologin",
+                "--comment",
+                f"Trackbed {self.project} {role}",
+                name,
+            )
+            return TAKEN not in why
+
+        waiting.until(is_ours_or_hopeless, SECONDS, 0.0)
         if not self._ours(name, role):
             raise EngineUnavailable(
                 f"the user {name} could not be created: {why or 'another account has that name'}",
@@ -257,7 +264,7 @@ def _changed(*argv: str) -> str:
 
     def has_run() -> bool:
         nonlocal problem
-        done = commands.run(argv, None, SECONDS)
+        done = commands.run(argv, None, SECONDS, env={**os.environ, "LC_ALL": "C"})  # in words that are known here
         problem = " ".join(done.stderr.split()) if done.code else ""
         return "lock" not in problem
 
