@@ -5,6 +5,9 @@
 # from the declarations in helpers/settings/declared whose ``tasks`` name this task, and hands over what was typed.
 from __future__ import annotations
 
+from helpers import byte_code  # noqa: F401 - first: Python keeps what is compiled from here on
+
+# isort: split
 from invoke.collection import Collection
 from invoke.context import Context
 
