@@ -98,7 +98,8 @@ def power_cut(disk: Disk, last: Callable[[Clone], None]) -> Fault:
         end_all(clone)
         disk.back()
         done = clone.invoke("up")
-        assert done.returncode == 0, done.stderr
+        logged = "" if done.returncode == 0 else clone.invoke("logs", "mlflow").stdout[-8000:]
+        assert done.returncode == 0, done.stderr + logged
 
     return fault
 

@@ -13,6 +13,7 @@ from helpers import uv_settings as uv
 from helpers.engines.embedded import venvs
 from helpers.engines.embedded.venvs import Venv
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.services import ExecResult
 from tests.unit.fakes import Silent
 
 
@@ -253,3 +254,106 @@ def test_a_lock_file_that_everybody_could_hold_is_closed(venv: Venv) -> None:
     lock.chmod(0o666)
     assert venv.close_lock() and lock.stat().st_mode & 0o777 == 0o644
     assert not venv.close_lock()
+
+
+class Uv:
+    """Takes the place of uv: what it answers, one installation after the other, and what it leaves."""
+
+    def __init__(self, venv: Venv, *answers: str) -> None:
+        self.venv, self.answers, self.cleaned = venv, list(answers), list[str]()
+
+    def follow(self, argv: list[str], *_: object, **more: object) -> tuple[int, list[str]]:
+        if argv[1] == "venv":
+            return 0, []
+        answer = self.answers.pop(0)
+        (info := self.venv.site / "thing-1.0.dist-info").mkdir(parents=True)
+        (self.venv.site / "thing.json").write_text("{}" if answer != "cut short" else "")
+        (info / "RECORD").write_text("thing.json,sha256=x,2\nthing-1.0.dist-info/RECORD,,\n")
+        return (0, []) if answer in ("well", "cut short") else (1, answer.splitlines())
+
+    def attempt(self, argv: list[str], *_: object, **more: object) -> ExecResult:
+        if argv[1] == "cache":
+            self.cleaned = argv[1:]
+        return ExecResult(0, "", "")
+
+
+INVALID = """error: Failed to install: thing-1.0-py3-none-any.whl (thing==1.0)
+  cause: The wheel is invalid: Invalid Wheel-Version in `WHEEL` file: None"""
+
+
+@pytest.mark.parametrize("damage", ["cut short", INVALID])
+@pytest.mark.parametrize("linkable", [True, False])
+def test_what_a_power_cut_left_in_uvs_cache_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, linkable: bool
+) -> None:
+    (tmp_path / "lock.txt").write_text("thing==1.0 \\\n    --hash=sha256:0\n# via\nother-thing==2 ; x\n")
+    venv = Venv(tmp_path, "mlflow", tmp_path / "lock.txt")
+    (site := venv.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+    monkeypatch.setattr(Venv, "site", site)
+    uv = Uv(venv, damage, "well")
+    monkeypatch.setattr(venvs, "_linkable_cache", lambda *_: linkable)
+    monkeypatch.setattr("helpers.commands.follow", uv.follow)
+    monkeypatch.setattr("helpers.commands.attempt", uv.attempt)
+    if not linkable:
+        (tmp_path / ".cache").mkdir()
+        (tmp_path / ".cache" / "damaged").touch()
+    venv.make("", Silent())
+    assert not uv.answers and venv._marker.read_text() == "thing-1.0.dist-info\n"
+    assert uv.cleaned == (["cache", "clean", "pip", "setuptools", "wheel", "thing", "other-thing"] if linkable else [])
+    assert not (tmp_path / ".cache" / "damaged").exists()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "error: Failed to fetch\n  cause: dns error",
+        "error: Failed to install: thing-1.0.whl\n  cause: No space left on device (os error 28)",
+    ],
+)
+def test_a_cache_is_kept_where_the_network_or_a_full_disk_is_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    (tmp_path / "lock.txt").write_text("thing==1.0\n")
+    venv = Venv(tmp_path, "mlflow", tmp_path / "lock.txt")
+    (site := venv.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+    monkeypatch.setattr(Venv, "site", site)
+    uv = Uv(venv, answer)
+    monkeypatch.setattr(venvs, "_linkable_cache", lambda *_: True)
+    monkeypatch.setattr("helpers.commands.follow", uv.follow)
+    monkeypatch.setattr("helpers.commands.attempt", uv.attempt)
+    with pytest.raises(TrackbedError, match="installing mlflow failed"):
+        venv.make("", Silent())
+    assert not uv.cleaned
+
+
+def test_a_package_that_is_damaged_however_often_it_is_fetched_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock.txt").write_text("thing==1.0\n")
+    venv = Venv(tmp_path, "mlflow", tmp_path / "lock.txt")
+    (site := venv.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+    monkeypatch.setattr(Venv, "site", site)
+    monkeypatch.setattr(venvs, "_linkable_cache", lambda *_: False)
+    monkeypatch.setattr("helpers.commands.follow", Uv(venv, INVALID, INVALID).follow)
+    with pytest.raises(TrackbedError, match="The wheel is invalid") as raised:
+        venv.make("", Silent())
+    assert "it was fetched twice" in raised.value.hint
+
+
+def test_a_venv_is_on_the_disk_before_it_counts_as_made(venv: Venv, monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[bool] = []
+    venv._marker.unlink()
+    monkeypatch.setattr("helpers.files.sync_file_system", lambda folder: marked.append(venv._marker.exists()))
+    venv._finish()
+    assert marked == [False] and not venv.problem()
+
+
+def test_a_file_that_two_packages_bring_may_be_either_ones(venv: Venv) -> None:
+    (venv.site / "thing" / "__init__.py").write_text("x")
+    for name, size in (("thing", 1), ("other", 9)):
+        (venv.site / f"{name}-1.0.dist-info").mkdir(exist_ok=True)
+        rows = f"thing/__init__.py,sha256=x,{size}\n{name}-1.0.dist-info/RECORD,,\n"
+        (venv.site / f"{name}-1.0.dist-info" / "RECORD").write_text(rows)
+    assert venvs._cut_short(venv.site) == ""
+    (venv.site / "other-1.0.dist-info" / "RECORD").write_text("other-1.0.dist-info/INSTALLER,,2\n")
+    assert venvs._cut_short(venv.site) == "other-1.0.dist-info/RECORD"

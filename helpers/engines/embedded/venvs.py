@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from helpers import commands, digests, safe_files
+from helpers import commands, digests, files, safe_files
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.services import ProgressReporter
 from helpers.uv_settings import uv_settings
-from helpers.wheel_download import uv_program
+from helpers.wheel_download import SEEDS, uv_program
 
 MINIMUM = (3, 11)
 CACHE_LEAST = 2 << 30  # bytes: what all packages need there
@@ -135,38 +135,70 @@ class Venv:
         ]
 
     def make(self, interpreter: str, progress: ProgressReporter, wheels: Path | None = None) -> None:
-        """Make it again, from a folder of ``wheels`` where one is given. Raises TrackbedError with uv's last words."""
+        """Make it again, from a folder of ``wheels`` where one is given. Raises TrackbedError with uv's last words.
+
+        What a power cut left of a package in uv's cache is thrown away, and the packages are fetched once more.
+        """
         uv = uv_program()
-        safe_files.remove(self.folder)
         environment = {**os.environ, **uv_settings(os.environ), "VIRTUAL_ENV": str(self.folder)}
         if wheels:
             environment = {name: value for name, value in environment.items() if name not in UV_SOURCES}
-        if not _linkable_cache(uv, environment, self.root):
+        linkable = _linkable_cache(uv, environment, self.root)
+        if not linkable:
             safe_files.own_folder(self._cache, 0o700)
             environment["UV_CACHE_DIR"] = str(self._cache)
             environment.pop("UV_NO_CACHE", None)
+        argv, lines = self._install(uv, interpreter, environment, progress, wheels)
+        if damaged := _damaged_wheel(lines) if argv else _cut_short(self.site):
+            progress.step(f"uv's cache is damaged ({damaged}): fetching the packages of {self.name} again")
+            if linkable:
+                commands.attempt([uv, "cache", "clean", *self._packages()], 120, env=environment, cwd="/")
+            else:
+                safe_files.remove(self._cache)  # what other venvs link to stays theirs
+                safe_files.own_folder(self._cache, 0o700)
+            argv, lines = self._install(uv, interpreter, environment, progress, wheels)
+        if argv:
+            raise self._failure(argv, [line.strip() for line in lines], wheels)
+        self._finish()
+
+    def _install(
+        self, uv: str, interpreter: str, environment: dict[str, str], progress: ProgressReporter, wheels: Path | None
+    ) -> tuple[list[str], list[str]]:
+        """Run what makes it; gives the command that failed, which is empty when all went well, and its last lines."""
+        safe_files.remove(self.folder)
         for argv in self.commands(uv, interpreter, wheels):
             code, lines = commands.follow(argv, progress.output, env=environment, cwd=self.root, umask=0o022)
             if code:
-                lines = [line.strip() for line in lines]
-                reason, said = _reason(lines), tuple(line for line in lines if line)[-8:]
-                if wheels:
-                    raise TrackbedError(f"installing {self.name} from the bundle failed: {reason}", BUNDLE_ADVICE, said)
-                if Path(argv[-1]).name.startswith("torch-"):
-                    index = argv[argv.index("--index-url") + 1] if "--index-url" in argv else "the package index"
-                    raise TrackbedError(
-                        f"PyTorch could not be installed from {index}: {reason}",
-                        "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch",
-                        said,
-                    )
-                raise TrackbedError(f"installing {self.name} failed: {reason}", _advice(reason), said)
-        self._finish()
+                return argv, lines
+        return [], []
+
+    def _failure(self, argv: list[str], lines: list[str], wheels: Path | None) -> TrackbedError:
+        reason, said = _reason(lines), tuple(line for line in lines if line)[-8:]
+        if wheels:
+            return TrackbedError(f"installing {self.name} from the bundle failed: {reason}", BUNDLE_ADVICE, said)
+        if Path(argv[-1]).name.startswith("torch-"):
+            index = argv[argv.index("--index-url") + 1] if "--index-url" in argv else "the package index"
+            return TrackbedError(
+                f"PyTorch could not be installed from {index}: {reason}",
+                "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch",
+                said,
+            )
+        return TrackbedError(f"installing {self.name} failed: {reason}", _advice(reason), said)
+
+    def _packages(self) -> list[str]:
+        """The names of what is installed."""
+        locks = [self.lock, *(extra.requirements for extra in self.extras)]
+        return [
+            *SEEDS,
+            *(name for file in locks for name in re.findall(r"^[A-Za-z0-9][\w.-]*", file.read_text(), re.M)),
+        ]
 
     def _finish(self) -> None:
         packages = sorted(p.parent.name for p in self.site.glob("*.dist-info/RECORD"))
         self.folder.chmod(0o755)
         self.close_lock()
-        self._marker.write_text("\n".join(packages) + "\n")  # last: a venv without it is half-made
+        files.sync_file_system(self.folder)  # uv syncs nothing, and a power cut would leave emptied files
+        files.replace(self._marker, ("\n".join(packages) + "\n").encode(), 0o644)  # last: without it, it is half-made
 
     def close_lock(self) -> bool:
         """uv's lock file is everybody's, and who holds it keeps uv waiting. Tells whether it was open until now."""
@@ -234,11 +266,43 @@ def _reason(lines: list[str]) -> str:
     return re.sub(r"^(caused by|cause): ", "", said[-1], flags=re.IGNORECASE) if said else "no message"
 
 
+def _damaged_wheel(lines: list[str]) -> str:
+    """The package that uv could not link from its cache; "" where the network or a full disk is to blame."""
+    said = "\n".join(lines)
+    match = re.search(r"Failed to install: (\S+\.whl)", said)
+    return match[1] if match and not re.search(r"os error (28|122)\b", said) else ""
+
+
+def _cut_short(site: Path) -> str:
+    """A file of a package that is shorter than its RECORD says, as a power cut leaves what uv unpacked; "" for none."""
+    least: dict[str, int] = {}  # a file that two packages bring is one of them
+    for record in site.glob("*.dist-info/RECORD"):
+        with record.open(newline="") as stream:
+            rows = {row[0]: row[-1] for row in csv.reader(stream) if row}
+        if f"{record.parent.name}/{record.name}" not in rows:
+            return f"{record.parent.name}/{record.name}"
+        for path, size in rows.items():
+            expected = int(size) if size.isdigit() else 0
+            least[path] = min(expected, least.get(path, expected))
+    for path, expected in least.items():
+        try:
+            if (site / path).stat().st_size < expected:
+                return path
+        except OSError:
+            return path
+    return ""
+
+
 def _advice(reason: str) -> str:
     if "certificate" in reason:
         return (
             "a proxy on the way has certificates of its own: `export PIP_CERT=FILE` names the file with your "
             "site's authorities (PEM), then the same command again"
+        )
+    if reason.startswith("The wheel is invalid"):
+        return (
+            "it was fetched twice: look for errors of the disk with `dmesg`, or name another index or mirror in pip's "
+            "settings (PIP_INDEX_URL, pip config)"
         )
     return (
         "is this machine online? Behind a proxy or a mirror, pip's settings (PIP_INDEX_URL, PIP_CERT, "
