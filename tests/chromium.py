@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, TimeoutError, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, TimeoutError, expect, sync_playwright
 
 from tests.integration import inspection
 
@@ -23,7 +23,7 @@ ARGUMENTS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
-SLOW = 60_000  # ms: a cold JupyterLab on a small machine
+SLOW = 120_000  # ms: a cold JupyterLab on a small machine, with other suites beside it
 # Chromium cancels requests that wait for a connection when an address of the machine comes or goes, also those to
 # 127.0.0.1: a container that starts beside the tests is enough.
 NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
@@ -38,6 +38,7 @@ def launched() -> Iterator[Browser]:
             pytest.fail("TRACKBED_REQUIRE_BROWSER=1, but no Chromium is installed")
         pytest.skip("NOT TESTED: no Chromium on this machine")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=SLOW)
         browser = playwright.chromium.launch(executable_path=PROGRAM, args=list(ARGUMENTS), headless=True)
         yield browser
         browser.close()
@@ -98,3 +99,46 @@ def choose(page: Page, name: str) -> None:
         return False
 
     inspection.until(clicked)
+
+
+def create_experiment(page: Page, mlflow: str, name: str, shown: Callable[[], object] = lambda: None) -> str:
+    """A new experiment, made on MLflow's own page as a person makes it; gives its id. ``shown``: before the first click.
+
+    The page is left empty: the new experiment's redirects itself once more, also after the next address.
+    """
+    page.goto(f"{mlflow}/#/experiments")
+    expect(page.get_by_text("Default", exact=True).first).to_be_visible()
+    shown()
+    dialog = page.get_by_role("dialog")
+    field = dialog.get_by_placeholder("Input an experiment name")
+    fill(field, name, lambda: page.get_by_role("button", name="Create").first.click())
+    with page.expect_response(re.compile(r"/experiments/create$")) as created:
+        dialog.get_by_role("button", name="Create").click()
+    assert created.value.status == 200, created.value.text()
+    experiment = str(created.value.json()["experiment_id"])
+    page.wait_for_url(re.compile(rf"#/experiments/{experiment}\b"))
+    page.goto("about:blank")
+    return experiment
+
+
+def rename_run(page: Page, name: str) -> None:
+    """Rename the run whose page is open, by its menu."""
+    fill(page.get_by_test_id("rename-modal-input"), name, lambda: choose(page, "Rename"))
+    with page.expect_response(re.compile(r"/runs/update$")) as renamed:
+        page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    assert renamed.value.status == 200, renamed.value.text()
+    expect(page.get_by_text(name).first).to_be_visible()
+
+
+def fill(field: Locator, text: str, show: Callable[[], object]) -> None:
+    """Fill a field of a dialog, which is opened again where the page, drawn once more, has closed it."""
+
+    def filled() -> bool:
+        with suppress(TimeoutError):
+            if not field.is_visible():
+                show()
+            field.fill(text, timeout=5000)
+            return True
+        return False
+
+    inspection.until(filled)

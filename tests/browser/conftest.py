@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from _pytest.runner import runtestprotocol
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser
 
 from tests import chromium
 
@@ -20,7 +20,6 @@ ATTEMPTS = 3
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """One for all: Playwright runs once in a process."""
-    expect.set_options(timeout=chromium.SLOW)
     with chromium.launched() as started:
         yield started
 

@@ -21,7 +21,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.chromium import SLOW, choose, none_refused, recorded
+from tests.chromium import SLOW, create_experiment, none_refused, recorded, rename_run
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Shot = Callable[[Page, str], None]
@@ -70,29 +70,11 @@ def post(url: str, body: object) -> dict[str, Any]:
 def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url: str) -> None:
     """POSTs from the UI's own origin: MLflow refuses them unless that origin is allowed."""
     name = f"from-the-browser-{uuid.uuid4().hex[:6]}"
-    page.goto(f"{mlflow_url}/#/experiments")
-    expect(page.get_by_text("Default", exact=True).first).to_be_visible(timeout=SLOW)
-    shot(page, "mlflow-experiments")
-
-    page.get_by_role("button", name="Create").first.click()
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_placeholder("Input an experiment name").fill(name)
-    with page.expect_response(re.compile(r"/experiments/create$")) as created:
-        dialog.get_by_role("button", name="Create").click()
-    assert created.value.status == 200, created.value.text()
-    experiment = created.value.json()["experiment_id"]
-    page.wait_for_url(re.compile(rf"#/experiments/{experiment}\b"))
-    page.goto("about:blank")  # the page of a new experiment redirects itself once more, also after the next address
-
+    experiment = create_experiment(page, mlflow_url, name, lambda: shot(page, "mlflow-experiments"))
     answer = post(f"{mlflow_url}/api/2.0/mlflow/runs/create", {"experiment_id": experiment, "run_name": "before"})
     run = answer["run"]["info"]["run_id"]
     page.goto(f"{mlflow_url}/#/experiments/{experiment}/runs/{run}")
-    choose(page, "Rename")
-    page.get_by_test_id("rename-modal-input").fill("renamed-in-the-browser")
-    with page.expect_response(re.compile(r"/runs/update$")) as renamed:
-        page.get_by_role("dialog").get_by_role("button", name="Save").click()
-    assert renamed.value.status == 200, renamed.value.text()
-    expect(page.get_by_text("renamed-in-the-browser").first).to_be_visible(timeout=SLOW)
+    rename_run(page, "renamed-in-the-browser")
     shot(page, "mlflow-renamed-run")
 
 

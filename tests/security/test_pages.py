@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.chromium import SLOW, choose, launched, none_refused
+from tests.chromium import SLOW, create_experiment, launched, none_refused, rename_run
 from tests.security.conftest import Target
 
 pytestmark = pytest.mark.docker
@@ -46,16 +46,7 @@ def shot(page: Page, name: str) -> None:
 def test_mlflow_writes_and_shows_through_the_gateway(attack: Target, page: Page) -> None:
     """An experiment made, a run renamed, an artifact's text looked at: POSTs from the UI's own origin included."""
     door, name = attack.door("mlflow"), f"public-{uuid.uuid4().hex[:6]}"
-    page.goto(f"https://{door.host}/#/experiments")
-    expect(page.get_by_text("Default", exact=True).first).to_be_visible(timeout=SLOW)
-    page.get_by_role("button", name="Create").first.click()
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_placeholder("Input an experiment name").fill(name)
-    with page.expect_response(re.compile(r"/experiments/create$")) as created:
-        dialog.get_by_role("button", name="Create").click()
-    assert created.value.status == 200, created.value.text()
-    experiment = created.value.json()["experiment_id"]
-
+    experiment = create_experiment(page, f"https://{door.host}", name)
     answer = door.json("/api/2.0/mlflow/runs/create", {"experiment_id": experiment, "run_name": "before"}, attack.login)
     info = json.loads(answer.body)["run"]["info"]
     path = info["artifact_uri"].removeprefix("mlflow-artifacts:").lstrip("/")
@@ -64,12 +55,8 @@ def test_mlflow_writes_and_shows_through_the_gateway(attack: Target, page: Page)
     )
     assert put.status == 200, put.text
     page.goto(f"https://{door.host}/#/experiments/{experiment}/runs/{info['run_id']}")
-    choose(page, "Rename")
-    page.get_by_test_id("rename-modal-input").fill("renamed-outside")
-    with page.expect_response(re.compile(r"/runs/update$")) as renamed:
-        page.get_by_role("dialog").get_by_role("button", name="Save").click()
-    assert renamed.value.status == 200, renamed.value.text()
-    expect(page.get_by_text("renamed-outside").first).to_be_visible(timeout=SLOW)
+    rename_run(page, "renamed-outside")
+    page.goto("about:blank")
     page.goto(f"https://{door.host}/#/experiments/{experiment}/runs/{info['run_id']}/artifacts/hello.txt")
     expect(page.get_by_text("seen through the gateway").first).to_be_visible(timeout=SLOW)
     shot(page, "artifact")
