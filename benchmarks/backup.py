@@ -95,19 +95,22 @@ class Filled:
         return self.opened()[0].state.active
 
 
-BLOCK = random.Random(1).randbytes(2**20)
+BLOCK = 2**20
 
 
 class Some:
-    """A stream of ``size`` bytes that do not compress, in constant memory; another one for another seed."""
+    """A stream of ``size`` bytes that do not compress, in constant memory. No two seeds have a block in common, and no
+    stream repeats one: a repository that stores equal pieces once has to store all of it."""
 
     def __init__(self, size: int, seed: int) -> None:
-        self.left, self.at = size, seed * 7919 % len(BLOCK)
+        self.left, self._seed, self._number, self._rest = size, seed, 0, b""
 
     def read(self, count: int = -1) -> bytes:
-        count = min(self.left, count if count >= 0 else self.left, len(BLOCK) - self.at)
-        result = BLOCK[self.at : self.at + count]
-        self.left, self.at = self.left - count, (self.at + count) % len(BLOCK)
+        if not self._rest:
+            source = random.Random(f"{self._seed} {self._number}")
+            self._rest, self._number = source.randbytes(min(BLOCK, self.left)), self._number + 1
+        result = self._rest if count < 0 else self._rest[:count]
+        self._rest, self.left = self._rest[len(result) :], self.left - len(result)
         return result
 
 
