@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from helpers.data.checksum import SetSum
@@ -108,13 +109,35 @@ def read(engine: Engine, names: Iterator[str] | None = None) -> Iterator[tuple[s
         raise TrackbedError("reading the objects ended early", "run the same command again")
 
 
-def write(engine: Engine, prefix: str, objects: Iterator[tuple[str, int, IO[bytes]]]) -> dict[str, str]:
-    """Store objects below ``prefix``. Gives the names that the store could not give, by those that it gave."""
+@dataclass
+class Written:
+    """What was stored. ``renamed``: the names that the store could not give, by those that it gave. ``confirmed``: the
+    checksum of what reached the store, where that gave back the checksum of each object and lists exactly these, each
+    with its size and checksum; None where it has to be read back."""
+
+    renamed: dict[str, str]
+    confirmed: SetSum | None = None
+
+
+def write(engine: Engine, prefix: str, objects: Iterator[tuple[str, int, IO[bytes]]]) -> Written:
+    """Store objects below ``prefix``."""
     with engine.pipe(MLFLOW, (PROGRAM, "in", prefix), fresh=True) as pipe:
         send(pipe, objects)
-        said = pipe.out.read()
+        result = _written(pipe.out)
         pipe.finish(LONG)
-    return {str(name): str(old) for name, old in json.loads(said).items()}
+    return result
+
+
+def _written(lines: IO[bytes]) -> Written:
+    renamed = {str(name): str(old) for name, old in json.loads(lines.readline() or b"{}").items()}
+    sent, given, listed = SetSum(), SetSum(), SetSum()
+    for line in lines:
+        name, size, tag, *sha = json.loads(line)
+        if sha:
+            sent.add(sha[0], size, renamed.get(name, name))
+        (given if sha else listed).add(tag, size, name)
+    same = (given.text, given.count) == (listed.text, listed.count)
+    return Written(renamed, sent if same and sent.count else None)
 
 
 def digests(engine: Engine, names: Iterable[str]) -> Generator[tuple[str, int] | None, None, None]:

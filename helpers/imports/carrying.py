@@ -123,7 +123,7 @@ class Carrier:
     def store(self, prefix: str, notice: Notice) -> dict[str, str]:
         """Gives the names that the store could not give, by those that it gave."""
         self._progress.step("objects")
-        renamed = artifacts.write(self._engine, prefix, self._missing())
+        renamed = artifacts.write(self._engine, prefix, self._missing()).renamed
         for line in [*unpack.renamed_lines(renamed), *self._kept]:
             notice(line)
         self._progress.step("reading the objects back")

@@ -46,11 +46,11 @@ class Store:
             content = self.held.get(name)
             yield None if content is None else (hashlib.sha256(content).hexdigest(), len(content))
 
-    def write(self, engine: object, prefix: str, objects: Iterator[tuple[str, int, IO[bytes]]]) -> dict[str, str]:
+    def write(self, engine: object, prefix: str, objects: Iterator[tuple[str, int, IO[bytes]]]) -> artifacts.Written:
         for name, _, stream in objects:
             self.held[name] = b"".join(iter(lambda stream=stream: stream.read(2**20), b""))  # type: ignore[misc]
             self.written.append(name)
-        return {}
+        return artifacts.Written({})
 
     def sums(self, engine: object, prefix: str, renamed: dict[str, str], *_: object) -> tuple[SetSum, int]:
         result = SetSum()

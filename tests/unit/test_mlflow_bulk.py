@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -20,6 +21,8 @@ from typing import Any
 import pytest
 from trackbed_mlflow import bounded_pool, errors, folder_objects, name_conflicts, object_store, s3_objects, transfer
 
+from helpers.data import artifacts
+from helpers.data.checksum import SetSum
 from tests.unit.fakes import ENTRY, trackbed_mlflow
 
 
@@ -121,6 +124,94 @@ def test_a_part_that_is_refused_ends_the_storing(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(errors.Stop, match="no"):
         place.put("x", 50_000, io.BytesIO(bytes(50_000)))
     assert client.stored == {"x": b""}  # below a prefix that is dropped then
+
+
+class Tagging(Bucket):
+    """Answers with the checksum of what arrived, as VersityGW does, and lists it."""
+
+    lost: str = ""  # the key whose content is another one when it arrives
+    forgotten: str = ""  # the key that is answered and not there afterwards
+
+    def put_object(self, Bucket: str, Key: str, Body: bytes) -> dict[str, Any]:  # noqa: N803
+        super().put_object(Bucket, Key, b"other" if Key == self.lost else Body)
+        return {"ETag": self.tag(Key)}
+
+    def tag(self, key: str) -> str:
+        return f'"{hashlib.md5(self.stored[key], usedforsecurity=False).hexdigest()}"'
+
+    def upload_part(self, PartNumber: int, Body: bytes, **_: str) -> dict[str, Any]:  # noqa: N803
+        super().upload_part(PartNumber, Body)
+        return {"ETag": hashlib.md5(Body, usedforsecurity=False).hexdigest()}
+
+    def complete_multipart_upload(self, Key: str, MultipartUpload: Any, **_: str) -> dict[str, Any]:  # noqa: N803
+        self.stored[Key] = b"".join(self.parts[n] for n in sorted(self.parts))
+        digests = b"".join(bytes.fromhex(part["ETag"]) for part in MultipartUpload["Parts"])
+        self.whole = f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(self.parts)}"'
+        return {"ETag": self.whole}
+
+    def list_objects_v2(self, **_: Any) -> dict[str, Any]:
+        return {
+            "Contents": [
+                {"Key": key, "Size": len(content), "ETag": self.whole if len(content) > 1000 else self.tag(key)}
+                for key, content in self.stored.items()
+                if key != self.forgotten
+            ]
+        }
+
+
+SOME = {"1/a": b"one", "1/ü": b"three", "1/empty": b"", "1/big": random.Random(5).randbytes(5000)}
+
+
+def stored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lost: str = "", forgotten: str = ""
+) -> artifacts.Written:
+    """What the toolkit learns of storing SOME."""
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
+    client = Tagging()
+    client.lost, client.forgotten = lost, forgotten
+    monkeypatch.setattr(transfer, "storage", lambda environment, prefix: s3_objects.S3Objects(client, "b", prefix))
+    source = io.BytesIO()
+    for name, content in SOME.items():
+        transfer._write_member(source, f"o/{name}", len(content), io.BytesIO(content))
+    transfer._write_member(source, "end", 2, io.BytesIO(b"{}"))
+    source.write(bytes(1024))
+    source.seek(0)
+    assert transfer.objects_in({}, "new", source) == "4 objects stored"
+    return artifacts._written(io.BytesIO(capsys.readouterr().out.encode()))
+
+
+def test_what_the_store_confirms_is_proven_by_its_checksums(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = SetSum()
+    for name, content in SOME.items():
+        expected.add(hashlib.sha256(content).hexdigest(), len(content), name)
+    confirmed = stored(monkeypatch, capsys).confirmed
+    assert confirmed is not None and (confirmed.text, confirmed.count) == (expected.text, 4)
+
+
+@pytest.mark.parametrize(("lost", "forgotten"), [("new/1/a", ""), ("", "new/1/empty")])
+def test_what_the_store_does_not_confirm_is_read_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lost: str, forgotten: str
+) -> None:
+    assert stored(monkeypatch, capsys, lost, forgotten).confirmed is None
+
+
+def test_a_store_whose_tags_are_no_checksums_is_read_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Tagging, "tag", lambda self, key: '"opaque"')
+    assert stored(monkeypatch, capsys).confirmed is None
+
+
+def test_a_folder_confirms_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = io.BytesIO()
+    transfer._write_member(source, "o/1/a", 3, io.BytesIO(b"one"))
+    transfer._write_member(source, "end", 2, io.BytesIO(b"{}"))
+    source.seek(0)
+    transfer.objects_in({"MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "live")}, "new", source)
+    assert artifacts._written(io.BytesIO(capsys.readouterr().out.encode())) == artifacts.Written({})
 
 
 class Posix(Bucket):

@@ -57,13 +57,13 @@ def read_back(wanted: dict[str, bytes], progress: Told) -> None:
 
 
 def test_it_is_told_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "write", lambda *_: {})
+    monkeypatch.setattr(artifacts, "write", lambda *_: artifacts.Written({}))
     progress = Told()
     read_back(CONTENT, progress)
     assert progress.amounts == [("reading back", 3, 8), ("reading back", 8, 8)]
 
 
 def test_another_content_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "write", lambda *_: {})
-    with pytest.raises(TrackbedError, match="gives back 2 objects"):
+    monkeypatch.setattr(artifacts, "write", lambda *_: artifacts.Written({}))
+    with pytest.raises(TrackbedError, match="the store has 2 objects"):
         read_back({**CONTENT, "1/a": b"two"}, Told())

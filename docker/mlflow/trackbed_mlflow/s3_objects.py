@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO, TypeVar
 
@@ -29,6 +30,9 @@ class S3Objects:
         """``files``: the store is VersityGW, a folder in truth."""
         self.client, self.bucket, self.root, self.files = client, bucket, f"{prefix}/" if prefix else "", files
         self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
+        # called from any thread with given name, size, ETag, SHA-256 of an object whose MD5 the store answered;
+        # nobody told the store that MD5, so it has computed it from what arrived
+        self.on_proven: Callable[[str, int, str, str], object] = lambda given, size, tag, sha: None
         self.pool = pool or BoundedPool()  # holds THREADS times SMALL bytes at the most
         self._names = name_conflicts.Names(self._holds, self._is_free)
         self._conflicts: deque[tuple[str, bytes, str]] = deque()  # name, content, why not
@@ -61,11 +65,20 @@ class S3Objects:
                 if not item["Key"].endswith("/")
             )
 
+    def tagged(self) -> Iterator[tuple[str, int, str]]:
+        """Name, size and ETag."""
+        for page in self._pages():
+            yield from (
+                (item["Key"].removeprefix(self.root), item["Size"], _tag(item))
+                for item in page
+                if not item["Key"].endswith("/")
+            )
+
     def marked(self) -> Iterator[tuple[str, int, str]]:
         """Name, size and what changes with the content: ETag and time. "" where the ETag is no checksum."""
         for page in self._pages():
             for item in page:
-                tag = str(item.get("ETag", "")).strip('"')
+                tag = _tag(item)
                 sure = re.fullmatch(r"[0-9a-f]{32}(-[0-9]+)?", tag)
                 if not item["Key"].endswith("/"):
                     yield (
@@ -105,39 +118,50 @@ class S3Objects:
             return
         self._finish_small()
         # whether it may have that name: no part can be read twice
-        key = self.root + self._put_solved(name, self._names.of(name), b"")
+        key = self.root + self._put_solved(name, self._names.of(name), None)
         if self.files and len(key.rpartition("/")[2].encode("utf-8", "surrogateescape")) > name_conflicts.LONGEST:
             self._ask("delete_object", Key=key)  # VersityGW replaces none of so long a name
         whole = {"Key": key, "UploadId": self._ask("create_multipart_upload", Key=key)["UploadId"]}
         step, number = max(SMALL, -(-size // 9000)), 0  # 10,000 parts at the most
-        tags: list[str] = []
+        parts: list[tuple[str, str]] = []
+        sha, sent = hashlib.sha256(), 0
         while body := stream.read(step):
             number += 1
             if len(self.pool.open) == self.pool.limit:
-                tags.append(self.pool.next())
-            self.pool.do(
-                lambda n=number, b=body: self._ask(  # type: ignore[misc]
-                    "upload_part", **whole, PartNumber=n, Body=b
-                )["ETag"]
-            )
-        tags += self.pool.finish()
-        self._ask(
+                parts.append(self.pool.next())
+            self.pool.do(lambda n=number, b=body: self._put_part(whole, n, b))  # type: ignore[misc]
+            sha.update(body)  # beside the parts that are on the way
+            sent += len(body)
+        parts += self.pool.finish()
+        answer = self._ask(
             "complete_multipart_upload",
             **whole,
-            MultipartUpload={"Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]},
+            MultipartUpload={"Parts": [{"PartNumber": n, "ETag": tag} for n, (tag, _) in enumerate(parts, 1)]},
         )
+        sums = hashlib.md5(b"".join(bytes.fromhex(md5) for _, md5 in parts), usedforsecurity=False)
+        tag = f"{sums.hexdigest()}-{len(parts)}"
+        if _tag(answer) == tag and all(_tag({"ETag": given}) == md5 for given, md5 in parts):
+            self.on_proven(key.removeprefix(self.root), sent, tag, sha.hexdigest())
 
-    def _put_small(self, name: str, given: str, content: bytes) -> bool:
-        """False where the store keeps nothing by the given name; ``_solve`` gives it another then."""
+    def _put_part(self, whole: dict[str, str], number: int, body: bytes) -> tuple[str, str]:
+        """The ETag that the store gives the part, and the part's MD5."""
+        answer = self._ask("upload_part", **whole, PartNumber=number, Body=body)
+        return str(answer["ETag"]), hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+    def _put_small(self, name: str, given: str, content: bytes | None) -> bool:
+        """False where the store keeps nothing by the given name; ``_solve`` gives it another then. None: content that
+        follows."""
         try:
-            self._ask("put_object", Key=self.root + given, Body=content)
+            tag = _tag(self._ask("put_object", Key=self.root + given, Body=content or b""))
         except Stop as stop:
             if stop.reason not in (name_conflicts.PARENT_IS_FILE, name_conflicts.IS_FOLDER):
                 raise
-            self._conflicts.append((name, content, stop.reason))
+            self._conflicts.append((name, content or b"", stop.reason))
             return False
         if given != name:
             self.renamed[given] = name
+        if content is not None and tag == hashlib.md5(content, usedforsecurity=False).hexdigest():
+            self.on_proven(given, len(content), tag, hashlib.sha256(content).hexdigest())
         return True
 
     def _solve(self) -> None:
@@ -152,7 +176,7 @@ class S3Objects:
             # by the same name again at first: while others are on the way, VersityGW may give the wrong reason
             self._put_solved(name, self._names.of(name), content)
 
-    def _put_solved(self, name: str, given: str, content: bytes) -> str:
+    def _put_solved(self, name: str, given: str, content: bytes | None) -> str:
         """Gives the name that it got."""
         for _ in range(name.count("/") + 3):  # each time at another of the folders above it
             if self._put_small(name, given, content):
@@ -247,6 +271,10 @@ class _S3Reader:
     def close(self) -> None:
         if self.body is not None:
             self.body.close()
+
+
+def _tag(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"')
 
 
 def _present(call: Callable[[], T]) -> T | None:

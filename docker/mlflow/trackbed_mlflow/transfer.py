@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -10,15 +11,16 @@ import shutil
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from trackbed_mlflow import artifact_locations, durability
 from trackbed_mlflow.errors import FAILED, USAGE, Stop, say
 from trackbed_mlflow.folder_objects import CHUNK
-from trackbed_mlflow.object_store import fetched, storage
+from trackbed_mlflow.object_store import ObjectStore, fetched, storage
+from trackbed_mlflow.s3_objects import S3Objects
 
 BUFFER = 2**17  # bytes of a tar stream; tarfile copies a whole one for each header
 
@@ -38,7 +40,7 @@ def objects_picked(environment: Mapping[str, str], source: BinaryIO, target: Bin
         return objects_out(environment, "", target, names)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _names(source: BinaryIO) -> Iterator[Iterator[str]]:
     """The names that ``source`` has. They are all read first: who sends them reads nothing yet."""
     with tempfile.TemporaryFile() as spool:
@@ -97,10 +99,12 @@ def _write_member(target: BinaryIO, name: str, size: int, stream: BinaryIO) -> N
 def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) -> str:
     """Store what `objects_out` wrote. Fails on a stream that ends early and on names that lead out of the prefix.
 
-    Prints as JSON the names that the store could not give, by those that it gave.
+    Prints as JSON, a line each: the names that the store could not give, by those that it gave; and where the
+    store answered the checksum of each of them, `[name, size, ETag, SHA-256]` of each, then `[name, size, ETag]` of all
+    that it lists.
     """
     store, count, ended = storage(environment, prefix), 0, False
-    with tarfile.open(fileobj=source, mode="r|", bufsize=BUFFER) as tar:
+    with _Proven(store) as proven, tarfile.open(fileobj=source, mode="r|", bufsize=BUFFER) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]
             name = member.name.removeprefix("o/")
@@ -116,12 +120,45 @@ def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) ->
             assert stream is not None
             store.put(name, member.size, cast("BinaryIO", stream))
             count += 1
-    if not ended:
-        raise Stop(FAILED, "the stream of objects ended early")
-    store.finish()
-    durability.sync_all(environment)
-    print(json.dumps(store.renamed))
+        if not ended:
+            raise Stop(FAILED, "the stream of objects ended early")
+        store.finish()
+        durability.sync_all(environment)
+        print(json.dumps(store.renamed))
+        proven.tell(count)
     return f"{count} objects stored"
+
+
+class _Proven:
+    """What a store has confirmed of what was put into it; a folder confirms nothing."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store, self._lock, self._count = store, threading.Lock(), 0
+
+    def __enter__(self) -> _Proven:
+        self._spool = tempfile.TemporaryFile()  # lines only; who sends objects reads nothing yet
+        if isinstance(self._store, S3Objects):
+            self._store.on_proven = self._add
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.close()
+
+    def _add(self, *words: str | int) -> None:
+        line = json.dumps(words).encode() + b"\n"
+        with self._lock, contextlib.suppress(OSError):  # without room for the lines all is read back
+            self._spool.write(line)
+            self._count += 1
+
+    def tell(self, stored: int) -> None:
+        """Print what was confirmed; where that is all of what was ``stored``, what the store lists too."""
+        if not isinstance(self._store, S3Objects) or self._count != stored:
+            return
+        self._spool.seek(0)
+        for line in self._spool:
+            print(line.decode().rstrip())
+        for entry in self._store.tagged():
+            print(json.dumps(entry))
 
 
 def objects_sums(environment: Mapping[str, str], prefix: str) -> None:
