@@ -256,9 +256,9 @@ def _rows(
         writer.small("secrets.json", json.dumps({key: secrets[key] for key in secrets.names}).encode())
     # the database first: every artifact that a row of this moment points to was stored before it
     progress.step("database")
-    with database.dump(engine, project.state.active["database"]) as (result, dump):
-        size = writer.database(cast("IO[bytes]", Counted(dump, rows_taken(progress))))
-    return result, size
+    with database.dump(engine, project.state.active["database"]) as dump:
+        size = writer.database(cast("IO[bytes]", Counted(dump.stream, rows_taken(progress))))
+        return dump.contents(), size
 
 
 def _facts(engine: Engine, contents: database.Contents, size: int, begun: float, with_secrets: bool) -> dict[str, Any]:

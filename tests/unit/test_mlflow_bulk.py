@@ -318,6 +318,38 @@ def test_what_is_listed_by_another_name_is_read_and_removed(monkeypatch: pytest.
     assert place.drop() == 3 and stored.keys() <= removed
 
 
+@pytest.mark.parametrize("refused", ["nothing", "one", "another's", "all"])
+def test_objects_are_removed_many_at_once(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    names = [f"1/{n}" for n in range(s3_objects.AT_ONCE * 2 + 7)]
+    held, alone = {f"p/{name}" for name in (*names, "1/line\nbreak")}, set[str]()
+
+    class Client:
+        def delete_objects(self, Delete: Any, **_: str) -> dict[str, Any]:  # noqa: N803
+            keys = {entry["Key"] for entry in Delete["Objects"]}
+            assert Delete["Quiet"] and len(keys) <= s3_objects.AT_ONCE
+            if refused == "all":
+                raise errors.Stop(errors.FAILED, "no such request", "NotImplemented")
+            if refused == "another's":
+                return {"Errors": [{"Key": "q/1"}]}
+            kept = {"p/1/3"} if refused == "one" else set()
+            held.difference_update(keys - kept)
+            return {"Errors": [{"Key": key} for key in kept & keys]}
+
+        def delete_object(self, Key: str, **_: str) -> dict[str, Any]:  # noqa: N803
+            alone.add(Key)
+            held.discard(Key)
+            return {}
+
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr("trackbed_mlflow.multipart_uploads.end_below", lambda client, bucket, prefix: 0)
+    place = s3_objects.S3Objects(Client(), "b", "p")
+    monkeypatch.setattr(place, "names", lambda: [(name, 1) for name in (*names, "1/line\nbreak")])
+    assert place.drop() == len(names) + 1 and not held
+    assert "q/1" not in alone
+    if refused in ("nothing", "one"):
+        assert alone == {"p/1/line\nbreak", *(["p/1/3"] if refused == "one" else [])}
+
+
 BOTH = {"1/r/artifacts/a": b"file", "1/r/artifacts/a/b/c": b"x" * 5000, "1/r/artifacts/a/d": b"below"}
 
 

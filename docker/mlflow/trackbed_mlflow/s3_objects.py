@@ -14,6 +14,8 @@ from trackbed_mlflow.bounded_pool import BoundedPool
 from trackbed_mlflow.bucket import s3_call
 from trackbed_mlflow.errors import FAILED, NotYet, Stop, wait
 
+AT_ONCE = 100  # objects deleted by one request; S3 takes 1,000
+_NAMED_BY_XML = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]+")  # names that XML has unchanged
 SMALL = 8 * 2**20  # bytes: stored by one request up to here, a larger object in parts of this size or more
 
 T = TypeVar("T")
@@ -210,14 +212,33 @@ class S3Objects:
         self._finish_small()
 
     def drop(self) -> int:
-        count = 0
+        count, many = 0, list[str]()
         for name, _ in self.names():
-            for key in name_conflicts.true_names(self.root + name):
-                self.pool.do(lambda key=key: self._ask("delete_object", Key=key))  # type: ignore[misc]
             count += 1
+            key = self.root + name
+            if not _NAMED_BY_XML.fullmatch(key):
+                for true in name_conflicts.true_names(key):
+                    self.pool.do(lambda key=true: self._ask("delete_object", Key=key))  # type: ignore[misc]
+                continue
+            many.append(key)
+            if len(many) == AT_ONCE:
+                self.pool.do(lambda keys=many: self._drop_many(keys))  # type: ignore[misc]
+                many = []
+        if many:
+            self._drop_many(many)
         self.pool.finish()
         multipart_uploads.end_below(self.client, self.bucket, self.root)  # of objects that never became one
         return count
+
+    def _drop_many(self, keys: list[str]) -> None:
+        """By one request. One by one what the store refuses of it, or all where it takes no such request."""
+        try:
+            answer = self._ask("delete_objects", Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
+            left = [str(error.get("Key", "")) for error in answer.get("Errors", ())]
+        except Stop:
+            left = keys
+        for key in left if set(left) <= set(keys) else keys:
+            self._ask("delete_object", Key=key)
 
 
 class _S3Reader:
