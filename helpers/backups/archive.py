@@ -29,6 +29,7 @@ from typing import IO, Any, cast
 from helpers.backups.formats import PLAIN, Damaged, check_facts, check_format
 from helpers.backups.workspace_entries import FILES, FILES_LIST, FilesCheck, is_of_workspace, workspace_facts
 from helpers.data.checksum import SetSum
+from helpers.engines.streaming import BLOCK
 from helpers.errors import TrackbedError
 
 CHUNK = 8 * 2**20
@@ -128,7 +129,7 @@ class Writer:
         self._raw.write(_member(name, size).tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
         sha, left = hashlib.sha256(), size
         while left:
-            data = stream.read(min(left, 2**20))
+            data = stream.read(min(left, BLOCK))
             if not data:
                 raise TrackbedError(f"{name} ended {left} bytes early", "run the same command again")
             self._raw.write(data)
@@ -270,7 +271,7 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
         hashed = _Hashed(stream, manifest["bytes"])
         try:
             with tarfile.open(
-                fileobj=hashed, mode="r|", tarinfo=_Strict, bufsize=2**20, encoding="utf-8", errors="surrogateescape"
+                fileobj=hashed, mode="r|", tarinfo=_Strict, bufsize=BLOCK, encoding="utf-8", errors="surrogateescape"
             ) as tar:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
@@ -284,7 +285,7 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
                     raise Damaged(path, f"holds something that is no member at byte {tar.offset}", rest=True)
         except (tarfile.TarError, EOFError, ValueError, OSError) as error:
             raise Damaged(path, f"is damaged: {error}", rest=True) from None
-        while hashed.read(2**20):
+        while hashed.read(BLOCK):
             pass
         if check and (hashed.bytes != manifest["bytes"] or hashed.sha.hexdigest() != manifest["sha256"]):
             raise Damaged(path, "is damaged: its content differs from its manifest", rest=True)
@@ -298,7 +299,7 @@ def verify(path: Path, on_progress: ProgressCallback | None = None) -> dict[str,
         if position == 0 and name != "trackbed.json":
             raise Damaged(path, "does not begin as an archive of Trackbed", rest=True)
         sha = hashlib.sha256()
-        while data := content.read(2**20):
+        while data := content.read(BLOCK):
             sha.update(data)
             passed += len(data)
             if on_progress:

@@ -20,12 +20,11 @@ from helpers import clone, database_settings
 from helpers.backups.disk_space import Watch
 from helpers.data import database
 from helpers.engines.base import POSTGRES, Engine
-from helpers.engines.streaming import Pipe
+from helpers.engines.streaming import BLOCK, Pipe
 from helpers.errors import TrackbedError
 
 TOC = 4 * 2**20  # bytes of a dump that its table of contents is in; MLflow's takes a tenth of a MiB
 LINE = 2**16  # bytes of a line outside of the rows
-BLOCK = 2**20
 REVISION = "alembic_version"  # the migrations write it
 OURS = re.compile(r"INDEX public trackbed_\w+")
 EVERY_DATABASE = re.compile(r"(SCHEMA - public|COMMENT - SCHEMA public|ACL - SCHEMA public)")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from helpers.data.checksum import SetSum
-from helpers.engines.streaming import Input, Pipe
+from helpers.engines.streaming import BLOCK, Input, Pipe
 from helpers.errors import TrackbedError
 from helpers.services import MLFLOW, ProgressReporter
 
@@ -90,7 +90,7 @@ def read(engine: Engine, names: Iterator[str] | None = None) -> Iterator[tuple[s
             pass  # finish tells why
         try:
             with tarfile.open(
-                fileobj=pipe.out, mode="r|", bufsize=2**20, encoding="utf-8", errors="surrogateescape"
+                fileobj=pipe.out, mode="r|", bufsize=BLOCK, encoding="utf-8", errors="surrogateescape"
             ) as tar:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
@@ -178,7 +178,7 @@ def _send(target: Input, name: str, size: int, content: IO[bytes]) -> None:
     member = tarfile.TarInfo(f"o/{name}")
     member.size = size
     target.write(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-    while data := content.read(2**20):
+    while data := content.read(BLOCK):
         target.write(data)
     target.write(bytes(-size % 512))
 

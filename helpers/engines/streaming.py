@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import select
@@ -18,6 +19,8 @@ from helpers.errors import TrackbedError
 
 END_SECONDS = 120.0
 PATIENCE = 1800.0  # seconds in which a command has to take some of its input
+BLOCK = 2**18  # bytes to pass on at a time: of more, each would leave the processor's cache before it is used again
+PIPE = 2**20  # bytes that a pipe holds, where Linux gives so much: its own 64 KiB make both sides wait for each other
 TELL = 10.0  # seconds after which it is told that it takes none
 
 
@@ -113,6 +116,13 @@ class Pipe:
         return said[-1] if said else ""
 
 
+def _widen(stream: IO[bytes] | None) -> None:
+    wide = getattr(fcntl, "F_SETPIPE_SZ", None)  # Linux
+    if stream is not None and wide is not None:
+        with suppress(OSError):  # an account has only so many wide ones
+            fcntl.fcntl(stream.fileno(), wide, PIPE)
+
+
 @contextmanager
 def ticking(tell: Callable[[float], None], every: float = 10.0) -> Iterator[None]:
     """Give ``tell`` the seconds now and then while something takes long that does not tell of itself."""
@@ -154,6 +164,8 @@ def piped(
         except OSError as error:
             raise TrackbedError(f"{what}: {error}", "`invoke up` installs what is missing") from None
         pipe = Pipe(what, process, errors, ignored)
+        for stream in (process.stdin, process.stdout):
+            _widen(stream)
         try:
             yield pipe
         finally:

@@ -127,7 +127,7 @@ def test_anything_else_is_refused(text: bytes) -> None:
 
 
 def test_rows_pass_whatever_their_length() -> None:
-    row = b"a\t" + b"x" * (3 * loading.BLOCK) + b"\n"
+    row = b"a\t" + b"x" * (3 * streaming.BLOCK) + b"\n"
     assert taken(RUNS + row + b"\\.\n").endswith(row + b"\\.\n")
 
 
