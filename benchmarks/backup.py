@@ -1,15 +1,17 @@
 """`invoke backup` and `invoke restore` against `pg_dump` and a plain mirror of the store, in turns, in one run.
 
     python -m benchmarks.backup [fill|measure|remove] [--engine=docker|embedded] [--runs=10000] [--mib=5120]
-                                [--rounds=2] [--only=backup,again,restore] [--folder=DIR] [--json=FILE]
+                                [--shared] [--rounds=2] [--only=backup,again,restore] [--folder=DIR] [--json=FILE]
 
 Two systems are filled: a whole one, and one of a tenth of it for the proof that memory does not grow. Rows go into the
 database by SQL, objects into the store by `trackbed-mlflow in`. The plain way: pg_dump -Fc through the same pipe and
 boto3 with 8 threads in a container beside the store (docker), or `cp -r` of the artifacts (embedded); pg_restore and
 the same back into names of its own. `again`: a second backup into a repository, after one percent of the objects of
-each size changed, against the first one. Both sides start after a `sync` and end with one: what is measured is on the
-disk. Peak memory is VmHWM of the task and of its command inside the service, looked at 10 times a second. Without a
-step: all three. Needs root and an engine on this machine, to see its processes. Timings never decide a test.
+each size changed, against the first one. No two objects have a block in common; with --shared two of three are equal to
+the one before, as data sets and models are that are logged again: a repository stores them once. Both sides start after
+a `sync` and end with one: what is measured is on the disk. Peak memory is VmHWM of the task and of its command inside
+the service, looked at 10 times a second. Without a step: all three. Needs root and an engine on this machine, to see
+its processes. Timings never decide a test.
 """
 
 from __future__ import annotations
@@ -114,8 +116,11 @@ class Some:
         return result
 
 
-def contents(runs: int, mib: int) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Objects of many sizes, one for each run and big ones for the rest, below paths as MLflow names them."""
+def contents(runs: int, mib: int, shared: bool = False) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Objects of many sizes, one for each run and big ones for the rest, below paths as MLflow names them.
+
+    ``shared``: two of three have the content of the one before them.
+    """
     import hashlib
 
     left, number = mib * 2**20, 0
@@ -124,16 +129,17 @@ def contents(runs: int, mib: int) -> Iterator[tuple[str, int, IO[bytes]]]:
             number += 1
             result = hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()
             path = f"bench{number % 10 + 1}/{result}/artifacts/model {size}.bin"
-            yield path, size, cast("IO[bytes]", Some(size, number))
+            yield path, size, cast("IO[bytes]", Some(size, number - number % 3 if shared else number))
             left -= size
     while left > 0:
         number += 1
         size = min(BIG, left)
-        yield f"bench1/big/artifacts/{number}.bin", size, cast("IO[bytes]", Some(size, number))
+        content = Some(size, number - number % 3 if shared else number)
+        yield f"bench1/big/artifacts/{number}.bin", size, cast("IO[bytes]", content)
         left -= size
 
 
-def fill(system: Filled, runs: int, mib: int) -> None:
+def fill(system: Filled, runs: int, mib: int, shared: bool) -> None:
     system.invoke("up")
     _, engine = system.opened()
     live = system.live
@@ -141,7 +147,7 @@ def fill(system: Filled, runs: int, mib: int) -> None:
         pipe.into.write(FILL.format(runs=runs).encode())
         pipe.finish(600)
     began = time.perf_counter()
-    artifacts.write(engine, live["prefix"], contents(runs, mib))
+    artifacts.write(engine, live["prefix"], contents(runs, mib, shared))
     print(
         f"{system.name}: {runs} runs, {mib} MiB of objects stored in {time.perf_counter() - began:.0f} s",
         file=sys.stderr,
@@ -379,6 +385,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("docker", "embedded"), default="docker")
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--mib", type=int, default=5120)
+    parser.add_argument("--shared", action="store_true")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", default="backup,again,restore")
     parser.add_argument("--folder", default="")
@@ -397,13 +404,14 @@ def main() -> None:
     result: list[Measure] = []
 
     def filled() -> None:
-        fill(tenth, reported.runs // 10, reported.mib // 10)
-        fill(whole, reported.runs, reported.mib)
+        fill(tenth, reported.runs // 10, reported.mib // 10, reported.shared)
+        fill(whole, reported.runs, reported.mib, reported.shared)
 
     def measured() -> None:
         for system in (whole, tenth):
             system.invoke("up")  # of this very clone
         kinds, what = reported.only.split(","), f"{reported.runs} runs, {reported.mib} MiB, {reported.engine}"
+        what += ", shared" if reported.shared else ""
         result.extend(measure(whole, tenth, folder, reported.rounds, kinds, what))
         if "again" in kinds:
             result.extend(again(whole, folder, reported.rounds, reported.runs, reported.mib, what))
