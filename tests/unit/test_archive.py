@@ -94,8 +94,8 @@ def test_how_much_of_the_database_has_passed_is_told(tmp_path: Path, monkeypatch
     monkeypatch.setattr(progress, "amount", lambda name, done, whole, note: told.append((name, done, whole)))
 
     @contextmanager
-    def dump(engine: object, name: str) -> Iterator[tuple[str, io.BytesIO]]:
-        yield "what it holds", io.BytesIO(b"x" * 2500)
+    def dump(engine: object, name: str) -> Iterator[database.Dump]:
+        yield database.Dump(io.BytesIO(b"x" * 2500), lambda: database.Contents("", {}))
 
     monkeypatch.setattr(database, "dump", dump)
     monkeypatch.setattr(archive, "CHUNK", 1000)
