@@ -15,9 +15,8 @@ from helpers import status as inspection
 from helpers.engines import scripts
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
-from helpers.project.credentials import FORMER, NAMES, S3_SECRET_KEY
+from helpers.project.credentials import FORMER, NAMES, S3_ACCESS_KEY, S3_SECRET_KEY
 from helpers.project.project import Project
-from helpers.project.state import remembered
 from helpers.services import (
     BUCKET,
     GATEWAY,
@@ -228,13 +227,13 @@ def _talks(engine: Engine, view: inspection.Overview, name: str) -> dict[str, tu
 
 def _settings(project: Project, engine: Engine, name: str) -> Iterable[tuple[str, str, str]]:
     """Those that mean something here, with their values and where these are from."""
-    settings, earlier = project.settings, remembered(project.settings.folder)
+    settings = project.settings
     for row in map(BY_NAME.__getitem__, SETTINGS[name]):
         if relevance.without_effect(row, engine):
             continue
         origin = settings.origin(row.name)
-        raw = {**earlier, **settings.explicit}.get(row.name, row.default) if origin != DEFAULT else row.default
-        if row.secret:
+        raw = settings.texts.get(row.name, row.default)
+        if row.secret or row.name in NAMES:
             raw, origin = _of_secret(project, engine, row.name)
         elif row.name == "JUPYTER_ENV":
             raw = " ".join(f"{key}={HIDDEN}" for key in settings.jupyter_env)
@@ -246,7 +245,7 @@ def _of_secret(project: Project, engine: Engine, name: str) -> tuple[str, str]:
     """What stands for its value, and where that is from."""
     if (origin := project.settings.origin(name)) != DEFAULT:
         return HIDDEN, origin
-    if name in NAMES and not (name == S3_SECRET_KEY and engine.object_store == "external"):
+    if name in NAMES and not (name in (S3_ACCESS_KEY, S3_SECRET_KEY) and engine.object_store == "external"):
         return "", "generated"
     return (HIDDEN, LAST_UP) if project.credentials().values.get(name) else ("", DEFAULT)
 

@@ -57,6 +57,7 @@ class Settings(Declared):
 
     clone: Path
     explicit: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     passthrough: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -172,6 +173,7 @@ class Settings(Declared):
             **{BY_NAME[name].field: value for name, value in values.items()},
             clone=clone,
             explicit=lookup.explicit,
+            texts=lookup.texts,
             passthrough={
                 e.name: e.value
                 for e in file.entries

@@ -190,7 +190,8 @@ def from_left(left: Mapping[str, str]) -> dict[str, Value]:
 @dataclass
 class Lookup:
     """Settings from the first place that has them: ``command`` (what counts for this one), then ``files``, what an
-    earlier `up` was given, and at last what a shell has ``sourced``. ``explicit`` is what this command was given."""
+    earlier `up` was given, and at last what a shell has ``sourced``. ``explicit`` is what this command was given, ``texts``
+    are all values that are no default, as they were written; secrets are in neither."""
 
     context: ParseContext
     command: Sequence[Mapping[str, Value]]
@@ -199,6 +200,7 @@ class Lookup:
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     explicit: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def resolve(self, setting: Setting, last: Mapping[str, str]) -> None:
         """Find its value and check it; ``last``: what an earlier `up` was given. Raises SettingError."""
@@ -213,5 +215,7 @@ class Lookup:
         else:
             self.values[name] = parse(setting, result, self.context)
             self.origins[name] = result.origin
+            if not setting.secret:
+                self.texts[name] = result.raw
         if given is not None and not setting.secret and setting.remembered:
             self.explicit[name] = str(self.values[name]) if given.raw and name == "WORKSPACE" else given.raw

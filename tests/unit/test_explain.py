@@ -164,10 +164,36 @@ def test_where_a_secret_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "TRACKING_PASSWORD": ("***", "TRACKBED_TRACKING_PASSWORD"),
         "TRACKING_TOKEN": ("", "default"),
         "S3_SECRET_KEY": ("", "generated"),
+        "S3_ACCESS_KEY": ("", "generated"),
     }
     assert {name: explain._of_secret(created, engine, name) for name in wanted} == wanted
     monkeypatch.setattr(MemoryEngine, "object_store", "external")
     assert explain._of_secret(created, engine, "S3_SECRET_KEY") == ("", "default")
+    assert explain._of_secret(created, engine, "S3_ACCESS_KEY") == ("", "default")
+
+
+def test_settings_of_env_have_the_values_that_it_says(tmp_path: Path) -> None:
+    """Not the default beside the line of .env; and an access key as a secret's name."""
+    (tmp_path / "clone").mkdir()
+    lines = ("MLFLOW_PORT=48000", "S3_ACCESS_KEY=sesame-sesame", "CULL_IDLE=30m", "WORKSPACE=~/notes")
+    (tmp_path / "clone" / ".env").write_text("\n".join(lines))
+    created = project(tmp_path, jupyter_port="48888")
+    created.only_look()
+    engine = MemoryEngine(created)
+    shown = {name: (value, origin) for name, value, origin in explain._settings(created, engine, MLFLOW)}
+    shown |= {name: (value, origin) for name, value, origin in explain._settings(created, engine, JUPYTER)}
+    assert shown["MLFLOW_PORT"] == ("48000", ".env line 1")
+    assert explain._of_secret(created, engine, "S3_ACCESS_KEY") == ("***", ".env line 2")
+    assert shown["CULL_IDLE"] == ("30m", ".env line 3") and shown["WORKSPACE"] == ("~/notes", ".env line 4")
+    assert shown["JUPYTER_PORT"] == ("48888", "--jupyter-port") and shown["GPU"] == ("auto", "default")
+    assert "sesame" not in str([*shown.values()])
+    created.state.remember({"CULL_IDLE": "45m"})
+    created.state.save()
+    (tmp_path / "clone" / ".env").unlink()
+    later = project(tmp_path)
+    later.only_look()
+    shown = {name: (value, origin) for name, value, origin in explain._settings(later, MemoryEngine(later), JUPYTER)}
+    assert shown["CULL_IDLE"] == ("45m", "the last up")
 
 
 def test_a_plan_that_cannot_be_made_hides_no_service_that_runs(
