@@ -258,6 +258,20 @@ class StartReport:
 
 
 Notice = Callable[[str], None]  # takes a line for the user
+
+
+def once(notice: Notice) -> Notice:
+    """The same, for steps of one command that may say the same: a line is told the first time."""
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            notice(line)
+
+    return tell
+
+
 Hide = Callable[[ServiceSpec], ServiceSpec]  # takes out what nobody may see
 
 

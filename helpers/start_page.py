@@ -18,7 +18,7 @@ from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
-from helpers.leases import lease
+from helpers.leases import last_backup, lease
 from helpers.project import backup_schedule
 from helpers.project.credentials import JUPYTER_TOKEN
 from helpers.project.project import Project
@@ -80,12 +80,15 @@ def _client(project: Project) -> str:
 
 
 def _backups(settings: Settings, of_engine: backup_schedule.OfEngine, paths: bool) -> dict[str, Any]:
-    """The last good one, whether a schedule made it or a person, and how the schedule does."""
+    """The last good one, whether a schedule made it, a person or the end of a lease, and how the schedule does."""
     finding, data = backup_schedule.look(settings, of_engine) or (None, {})
     scheduled, made = data.get("last_good"), backup_schedule.last_made(settings.folder)
     last, place = (scheduled["ended"] if isinstance(scheduled, dict) else None), data.get("place")
     if made and made.ended > (last or 0.0):
         last, place = made.ended, made.backup
+    of_lease = last_backup.made(settings.folder)  # a pod that made it saved nothing here but this
+    if of_lease and of_lease.moment > (last or 0.0):
+        last, place = of_lease.moment, of_lease.backup
     return {
         "last": last,
         "note": f"to {place}" if paths and place else "",

@@ -14,6 +14,7 @@ from helpers.errors import SettingError, TrackbedError
 from helpers.plurals import counted
 from helpers.project.project import Project
 from helpers.services import Notice
+from helpers.sizes import mib
 
 RUNS = (
     "SELECT e.experiment_id || ' ' || count(r.run_uuid) || ' ' || e.lifecycle_stage || ' ' || "
@@ -102,7 +103,7 @@ class Garbage:
         )
         return (
             f"{counted(self.experiments, 'experiment')}, {counted(runs, 'run')}, {counted(models, 'model')}, "
-            f"{counted(objects, 'object')} ({size / 2**20:.1f} MiB)"
+            f"{counted(objects, 'object')} ({mib(size)})"
         )
 
 

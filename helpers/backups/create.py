@@ -40,6 +40,7 @@ from helpers.plurals import counted
 from helpers.project import users
 from helpers.project.backup_runs import Good
 from helpers.services import POSTGRES, STORE, Notice, ProgressReporter, State
+from helpers.sizes import mib
 
 if TYPE_CHECKING:  # in a pod of a cluster only what tests/unit/test_code_bundle.py names can be imported
     from helpers.engines.base import Engine
@@ -279,11 +280,11 @@ def words(manifest: dict[str, Any]) -> str:
     """An archive in one line."""
     rows = {name: int(count) for name, (count, _) in manifest["tables"].items()}
     files = f"{counted(manifest['workspace_files'], 'file')} of the workspace " if "workspace_files" in manifest else ""
-    files += f"({manifest['workspace_bytes'] / 2**20:.1f} MiB), " if files else ""
+    files += f"({mib(manifest['workspace_bytes'])}), " if files else ""
     return (
         f"{counted(rows.get('runs', 0), 'run')}, {counted(rows.get('metrics', 0), 'metric')}, "
         f"{counted(manifest['objects'], 'object')} "
-        f"({manifest['object_bytes'] / 2**20:.1f} MiB), {files}schema {manifest['schema'] or 'none'}, "
+        f"({mib(manifest['object_bytes'])}), {files}schema {manifest['schema'] or 'none'}, "
         f"made {manifest['made']}"
     )
 
@@ -295,7 +296,7 @@ def stored(manifest: dict[str, Any]) -> str:
     read = manifest["objects"] - manifest["unchanged_objects"]
     return (
         f"{counted(manifest['unchanged_objects'], 'object')} unchanged since the last backup, {read} read; "
-        f"{manifest['new_bytes'] / 2**20:.1f} MiB new, in {counted(manifest['new_pieces'], 'piece')}"
+        f"{mib(manifest['new_bytes'])} new, in {counted(manifest['new_pieces'], 'piece')}"
     )
 
 
@@ -316,7 +317,7 @@ def health(store: BlobStore, added: Added) -> Health:
     if added.reread.count:
         lines.append(
             f"read again of earlier backups: {counted(added.reread.count, 'piece')} "
-            f"({added.reread.size / 2**20:.1f} MiB), {len(added.reread.wrong) or 'none'} damaged"
+            f"({mib(added.reread.size)}), {len(added.reread.wrong) or 'none'} damaged"
         )
     if added.rewritten:
         lines.append(f"stored again: {counted(added.rewritten, 'damaged or missing piece')}")

@@ -27,6 +27,7 @@ from helpers.backups.storage import BlobStore, Missing, Unreadable
 from helpers.backups.workspace_entries import FILES
 from helpers.errors import TrackbedError
 from helpers.plurals import counted
+from helpers.sizes import mib
 
 NAMED = 20  # artifacts of a backup that a report names; all of them are in the list that --skip-damaged writes
 _KNOWN = re.compile(
@@ -233,7 +234,7 @@ def report(store: BlobStore, result: DamageReport) -> list[str]:
     lines += [f"{path}: an unknown file; Trackbed did not write it and does not read it" for path in result.unknown]
     if result.unused[0]:
         lines.append(
-            f"{counted(result.unused[0], 'piece')} of no backup ({result.unused[1] / 2**20:.1f} MiB): one that was "
+            f"{counted(result.unused[0], 'piece')} of no backup ({mib(result.unused[1])}): one that was "
             "interrupted or removed left them; the next one takes what it can use, `invoke backup.prune` frees the rest"
         )
     return lines

@@ -18,6 +18,7 @@ from helpers.errors import SettingError, TrackbedError
 from helpers.plurals import counted
 from helpers.project import backup_schedule
 from helpers.project.project import Project
+from helpers.sizes import mib
 
 HOUR = 3600.0
 
@@ -127,7 +128,7 @@ def _problem(path: Path) -> str:
 
 
 def _mib(amount: Amount) -> str:
-    return f"{amount.size / 2**20:.1f} MiB"
+    return mib(amount.size)
 
 
 def _lines(store: BlobStore, result: PruneResult, dry_run: bool) -> list[str]:

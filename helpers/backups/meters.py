@@ -8,6 +8,7 @@ from typing import IO
 
 from helpers.plurals import counted
 from helpers.services import ProgressReporter
+from helpers.sizes import mib
 
 
 class Meter:
@@ -19,9 +20,7 @@ class Meter:
     def report(self, size: int, count: int, whole: int = 0) -> None:
         """``size`` bytes and ``count`` objects are done, of ``whole`` bytes (0: nobody knows)."""
         speed = size / 2**20 / max(time.monotonic() - self._begun, 0.001)
-        self._progress.amount(
-            self._what, size, whole, f"{counted(count, 'object')}, {size / 2**20:.0f} MiB, {speed:.0f} MiB/s"
-        )
+        self._progress.amount(self._what, size, whole, f"{counted(count, 'object')}, {mib(size, 0)}, {speed:.0f} MiB/s")
 
 
 class Counted:
@@ -43,6 +42,6 @@ def rows_taken(progress: ProgressReporter, whole: int = 0) -> Callable[[int], No
     def took(count: int) -> None:
         nonlocal done
         done += count
-        progress.amount("database", done, whole, f"{done / 2**20:.0f} MiB of the dump")
+        progress.amount("database", done, whole, f"{mib(done, 0)} of the dump")
 
     return took

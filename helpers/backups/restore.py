@@ -22,7 +22,7 @@ from helpers.plurals import counted
 from helpers.project import credentials, users
 from helpers.project.project import Project
 from helpers.project.state import write_private
-from helpers.services import Notice
+from helpers.services import Notice, once
 from helpers.settings import BY_NAME
 
 
@@ -68,6 +68,7 @@ def restore(
 
     Gives the project that has it now. Raises TrackbedError, and then the project is as it was.
     """
+    notice = once(notice)  # it starts the project twice
     source = locations.source(project.settings, text)
     if isinstance(source, Snapshot) and (gone := last_seen.missing(project.settings.folder, source.store)):
         notice(f"warning: {gone}")

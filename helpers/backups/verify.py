@@ -15,6 +15,7 @@ from helpers.plurals import counted
 from helpers.project import backup_schedule
 from helpers.project.project import Project
 from helpers.services import Notice
+from helpers.sizes import mib
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
 
 
 def _summary(report: damage.DamageReport) -> str:
-    size = f"{report.size / 2**20:.1f} MiB"
+    size = mib(report.size)
     read = f"{counted(len(report.names), 'backup')}, {counted(report.blobs, 'piece')}, {size} read"
     if report.ok:
         return f"{read}: all whole"
@@ -88,6 +89,4 @@ def _verified_files(paths: list[Path], meter: Meter) -> Verified:
                 "its database is"
             )
     good = len(paths) - len(lines)
-    return Verified(
-        tuple(lines), not lines, f"{good} of {len(paths)} archives are whole, {size / 2**20:.1f} MiB", "", False
-    )
+    return Verified(tuple(lines), not lines, f"{good} of {len(paths)} archives are whole, {mib(size)}", "", False)

@@ -23,6 +23,7 @@ from helpers.data.workspace_files import Content, Rules, Staged, Unfit
 from helpers.errors import TrackbedError
 from helpers.plurals import counted
 from helpers.services import ProgressReporter
+from helpers.sizes import mib
 from helpers.suggestions import shown
 
 if TYPE_CHECKING:  # in a pod of a cluster only what tests/unit/test_code_bundle.py names can be imported
@@ -63,8 +64,8 @@ class Kept:
     def leave(self, name: str, why: str, size: int = 0) -> None:
         self.left_count += 1
         if len(self.left) < NAMED:
-            mib = f" ({size / 2**20:.0f} MiB)" if size >= 2**20 else ""
-            self.left.append(f"{shown(name, 200)}: {why}{mib}")
+            much = f" ({mib(size, 0)})" if size >= 2**20 else ""
+            self.left.append(f"{shown(name, 200)}: {why}{much}")
 
     @property
     def lines(self) -> list[str]:
@@ -197,7 +198,7 @@ class _Backup:
                     self.kept.leave(name, f"{why}, and may be of two moments; the next backup reads it again")
             self.done += size
             self.progress.amount(
-                "workspace", self.done, self.pending_bytes, f"{counted(self.kept.files, 'file')}, {self.done >> 20} MiB"
+                "workspace", self.done, self.pending_bytes, f"{counted(self.kept.files, 'file')}, {mib(self.done, 0)}"
             )
 
         workspace_files.read(self.engine, self.rules, names, self.pending_bytes, took)
@@ -241,7 +242,7 @@ def stage(engine: Engine, rest: Restorable, members: Iterator[Member], progress:
             if name.startswith(FILES) and workspace_files.is_name(path := name.removeprefix(FILES)):
                 yield path, size, content
                 done += size
-                progress.amount("workspace", done, rest.file_bytes, f"{done >> 20} MiB")
+                progress.amount("workspace", done, rest.file_bytes, mib(done, 0))
 
     try:
         waits = lambda seconds: progress.step(f"the notebook takes no files, for {seconds:.0f} s")  # noqa: E731

@@ -31,6 +31,7 @@ from helpers.services import Notice, ProgressReporter
 from helpers.settings import flags
 from helpers.settings.declaration import EVERY
 from helpers.settings.flags import Flags
+from helpers.sizes import cell
 
 MIB = 2**20
 
@@ -85,8 +86,8 @@ def list_backups(given: Flags, place: str, format: str, json: bool) -> None:
                 row.project,
                 str(row.runs),
                 str(row.objects),
-                f"{row.object_bytes / MIB:.1f}",
-                "" if row.new_bytes is None else f"{row.new_bytes / MIB:.1f}",
+                cell(row.object_bytes),
+                "" if row.new_bytes is None else cell(row.new_bytes),
             )
             for row in rows
         ],
@@ -271,9 +272,9 @@ def usage(given: Flags, format: str, json: bool) -> None:
                 use.identity,
                 str(use.runs),
                 str(use.objects),
-                f"{use.size / MIB:.1f}",
-                f"{use.growth / MIB:.1f}",
-                f"{use.deleted / MIB:.1f}",
+                cell(use.size),
+                cell(use.growth),
+                cell(use.deleted),
             )
             for use in result.experiments
         ],
@@ -299,10 +300,7 @@ def _show_deleted(project: Project, older_than: str, yes: bool) -> None:
         console.notice("what an interrupted import stored goes too; the same `invoke import` would go on with it")
     console.table(
         ("experiment id", "runs", "models", "objects", "MiB"),
-        [
-            (gone.identity, str(gone.runs), str(gone.models), str(gone.objects), f"{gone.size / MIB:.1f}")
-            for gone in result.rows
-        ],
+        [(gone.identity, str(gone.runs), str(gone.models), str(gone.objects), cell(gone.size)) for gone in result.rows],
     )
     if result.protected:
         console.notice(

@@ -13,6 +13,7 @@ from helpers.datasets.adding import Added, DataSet
 from helpers.errors import INTERRUPTED, SettingError, TrackbedError
 from helpers.plurals import counted
 from helpers.settings.flags import Flags
+from helpers.sizes import cell, mib
 from helpers.suggestions import shown
 
 MIB = 2**20
@@ -45,7 +46,7 @@ def _tell(done: Added, flag: str) -> None:
     if not done.new:
         console.notice(f"{one.name} is there already, from {shown(str(one.note.get('from')), 200)}: nothing to do")
         return
-    notes = [counted(one.files, "file"), f"{one.size / MIB:.1f} MiB", counted(int(one.note["classes"]), "class folder")]
+    notes = [counted(one.files, "file"), mib(one.size), counted(int(one.note["classes"]), "class folder")]
     console.notice(f"added {one.name}: {', '.join(notes)}; all were read back from the disk")
     if done.layout and done.layout.sorted:
         console.notice("the pictures had their class's number in their name: they are in class_00, class_01, ... now")
@@ -75,7 +76,7 @@ def list_sets(given: Flags, format: str, json: bool) -> None:
             one.name,
             one.path,
             str(one.files),
-            f"{one.size / MIB:.1f}",
+            cell(one.size),
             _state(one),
             shown(str(one.note.get("from", "")), 80),
         )
@@ -100,7 +101,7 @@ def remove(given: Flags, name: str, yes: bool) -> None:
     with console.Progress() as progress:
         folder, there = adding.find(project, name, progress)
     what = (
-        f"{there.path}: {counted(there.files, 'file')}, {there.size / MIB:.1f} MiB"
+        f"{there.path}: {counted(there.files, 'file')}, {mib(there.size)}"
         if there
         else f"what has come of {folder} so far"
     )

@@ -12,6 +12,7 @@ from helpers.imports.databases import Server
 from helpers.imports.importing import NAMED, WHERE, Imported
 from helpers.plurals import counted
 from helpers.settings.flags import Flags
+from helpers.sizes import mib
 
 # what people call the rows of MLflow's tables, in the order in which they are shown
 NAMES = {
@@ -77,7 +78,7 @@ def _answering(server: Server) -> Server:
 
 def _show(result: Imported) -> None:
     rows = [(name, str(count)) for table, name in NAMES.items() if (count := result.counts.get(table, 0))]
-    console.table(("what", "count"), [*rows, ("artifacts", f"{result.objects} ({result.size / 2**20:.1f} MiB)")])
+    console.table(("what", "count"), [*rows, ("artifacts", f"{result.objects} ({mib(result.size)})")])
     for line in result.remarks[:NAMED]:
         console.notice(line)
     if len(result.remarks) > NAMED:

@@ -17,6 +17,7 @@ from helpers.engines import select
 from helpers.errors import FAILED, EngineUnavailable, SettingError, TrackbedError
 from helpers.findings import Level
 from helpers.leases import last_backup, lease
+from helpers.line_breaks import ITEM
 from helpers.project import backup_schedule, users
 from helpers.project.project import Project
 from helpers.services import DataItem
@@ -122,10 +123,10 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
     if items:
         console.notice("this deletes, for good:")
         for item in items:
-            console.notice(f"  {item.name}: {item.what}")
-        console.notice(f"  the secrets and settings of project {project.settings.project}")
+            console.notice(f"{ITEM}{item.name}: {item.what}")
+        console.notice(f"{ITEM}the secrets and settings of project {project.settings.project}")
         if backup_schedule.exists(project.settings):
-            console.notice("  the schedule of its backups; the backups stay")
+            console.notice(f"{ITEM}the schedule of its backups; the backups stay")
         if stays := kept(project, items):
             console.notice(f"it keeps {stays}")
         if not yes and not console.confirm("Delete them?"):

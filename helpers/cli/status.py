@@ -26,6 +26,7 @@ from helpers.project import access, backup_schedule, mlflow_jobs
 from helpers.project.project import Project
 from helpers.services import MLFLOW
 from helpers.settings.flags import Flags
+from helpers.sizes import mib
 from helpers.status import Overview
 
 
@@ -33,7 +34,7 @@ def show_services(view: Overview, tunnel: bool = True) -> None:
     """The table of services, and (``tunnel``) the ssh line for someone who sits at another computer."""
     rows: list[tuple[str, ...]] = []
     for row in view.rows:
-        memory = f"{row.status.memory / 2**20:.0f} MiB" if row.status.memory else ""
+        memory = mib(row.status.memory, 0) if row.status.memory else ""
         state = str(row.status.state) + (f" ({row.status.reason})" if row.status.reason else "")
         rows.append((row.status.name, row.title, state, "  ".join(row.urls), memory))
     columns: tuple[str, ...] = ("service", "what", "state", "URL", "memory")

@@ -27,6 +27,7 @@ from helpers.imports.sources import File
 from helpers.project import state
 from helpers.project.project import Project
 from helpers.services import JUPYTER, Notice, ProgressReporter, State
+from helpers.sizes import mib
 from helpers.suggestions import shown
 
 WALK, SCRIPT = Path(folder_walk.__file__), Path(__file__).with_name("volume_script.py")
@@ -288,7 +289,7 @@ def _send(
             result = _copy(file, content, pipe.into, chosen)
         total.add(result, file.size, target)
         done, count = done + file.size, count + 1
-        progress.amount("files", done, whole, f"{count} of {len(sizes)}, {done / 2**20:.0f} MiB")
+        progress.amount("files", done, whole, f"{count} of {len(sizes)}, {mib(done, 0)}")
     if count != len(sizes):
         raise _changed(chosen)
     return total

@@ -25,6 +25,7 @@ from helpers.errors import TrackbedError
 from helpers.imports.buckets import PART
 from helpers.project.state import write_private
 from helpers.services import ProgressReporter
+from helpers.sizes import mib
 
 TIMES = (15, 60)  # seconds to connect, and between two pieces
 WAIT = wait_exponential(0.5, max=20)
@@ -99,9 +100,7 @@ class Download:
 
     def _tell(self, whole: int) -> None:
         have = self.have
-        self._progress.amount(
-            "download", have, whole, f"{have / 2**20:.0f} MiB" + (f" of {whole / 2**20:.0f}" if whole else "")
-        )
+        self._progress.amount("download", have, whole, mib(have, 0) + (f" of {mib(whole, 0)}" if whole else ""))
 
     # from a web server
 

@@ -11,8 +11,8 @@ from helpers.services import ProgressReporter
 
 
 class DataVolume(Protocol):
-    """``words``: what it is, as in "the volume food11". ``inside``: where the notebook sees it. ``root``: where a
-    program that ``pipe`` runs sees it."""
+    """``words``: what it is, as in "the data sets' volume food11". ``inside``: where the notebook sees it. ``root``:
+    where a program that ``pipe`` runs sees it."""
 
     words: str
     inside: str

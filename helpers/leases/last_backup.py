@@ -87,6 +87,12 @@ def record(folder: Path, end: float) -> Record:
     return found if abs(found.end - end) <= SAME else Record(end, reading=found.reading)
 
 
+def made(folder: Path) -> Record | None:
+    """The newest one that was read back, of whichever lease; None where there is none."""
+    found = records.load(folder / RECORD, Record)
+    return found if found and found.backup else None
+
+
 def end(folder: Path) -> None:
     """Nothing makes it any more; how it went is still known."""
     (folder / SETUP).unlink(missing_ok=True)

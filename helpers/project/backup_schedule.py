@@ -30,6 +30,7 @@ from helpers.project.backup_runs import (
 )
 from helpers.project.state import write_private
 from helpers.settings import TABLE, Settings
+from helpers.sizes import mib
 
 LOCK = "backup-schedule.lock"
 OfEngine = Callable[[], Runs | None]
@@ -198,7 +199,7 @@ class Condition:
     def line(self) -> str:
         """All of it in one line, as of now."""
         good = self.result.good
-        last = f"last good {ago(good.ended)} ago ({good.size / 2**20:.1f} MiB)" if good else "it has made none yet"
+        last = f"last good {ago(good.ended)} ago ({mib(good.size)})" if good else "it has made none yet"
         if self.result.state == "skipped":
             last += ", paused while the services were stopped"
         return (

@@ -190,8 +190,8 @@ def from_left(left: Mapping[str, str]) -> dict[str, Value]:
 @dataclass
 class Lookup:
     """Settings from the first place that has them: ``command`` (what counts for this one), then ``files``, what an
-    earlier `up` was given, and at last what a shell has ``sourced``. ``explicit`` is what this command was given, ``texts``
-    are all values that are no default, as they were written; secrets are in neither."""
+    earlier `up` was given, and at last what a shell has ``sourced``. ``explicit`` is what this command was given,
+    ``texts`` are all values that are no default, as they were written; secrets are in neither."""
 
     context: ParseContext
     command: Sequence[Mapping[str, Value]]

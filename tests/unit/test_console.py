@@ -455,6 +455,13 @@ def test_a_step_with_a_long_command_keeps_it_beside_its_arrow() -> None:
     assert line_breaks.folded(f"  -> `{'x ' * 26}x` now or", 30) == f"  -> `{'x ' * 26}x`\n     now or"
 
 
+def test_one_of_a_list_breaks_between_words_below_its_beginning() -> None:
+    line = "  - volume lab_postgres: database: experiments, runs, parameters, metrics, registered models"
+    first, *rest = line_breaks.folded(line, 50).split("\n")
+    assert first == "  - volume lab_postgres: database: experiments," and all(one.startswith("    ") for one in rest)
+    assert " ".join([first.strip(), *map(str.strip, rest)]) == line.strip()
+
+
 @pytest.mark.parametrize("columns", [20, 40])
 def test_a_command_after_a_colon_stays_whole(columns: int) -> None:
     line = "more of one of them: cd /home/ann/track && .venv/bin/invoke explain jupyter"

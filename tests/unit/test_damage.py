@@ -141,7 +141,7 @@ def test_other_files_are_named_and_no_damage(snapshot: Snapshot) -> None:
     assert examine(snapshot).ok
     text = lines(snapshot)
     assert "pieces/ab/mine.txt: an unknown file" in text and "notes: an unknown file" in text
-    assert "1 piece of no backup (0.0 MiB)" in text
+    assert "1 piece of no backup (8 bytes)" in text
 
 
 # at each backup

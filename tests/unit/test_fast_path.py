@@ -25,7 +25,7 @@ def engine(stdout: str, code: int = 0) -> Any:
 @pytest.mark.parametrize(
     ("stdout", "level", "words"),
     [
-        ('{"enabled": true, "fallbacks": {}}', Level.OK, "on"),
+        ('{"enabled": true, "fallbacks": {}}', Level.OK, fast_path.ON),
         ('{"enabled": false, "fallbacks": {}}', Level.OK, "off: MLflow runs as it is"),
         (
             '{"enabled": true, "fallbacks": {"tracking store": "ImportError: no _get_routing_session_maker"}}',
@@ -49,7 +49,7 @@ def test_a_server_of_an_earlier_version_is_no_error() -> None:
         raise TrackbedError("no answer", "")
 
     assert fast_path.summary(fast_path.read(engine("", code=2))).endswith("; start it again: `invoke up`")
-    assert fast_path.summary(fast_path.read(engine('{"enabled": true, "fallbacks": {}}'))) == "on"
+    assert fast_path.summary(fast_path.read(engine('{"enabled": true, "fallbacks": {}}'))) == fast_path.ON
     result = fast_path.check(fast_path.read(engine("", code=2)))
     assert result.level is Level.WARNING and result.fix == "start it again: `invoke up`"
     assert "does not say" in fast_path.check(fast_path.read(SimpleNamespace(exec=refused))).detail  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def test_what_up_noted_counts_as_long_as_that_server_runs() -> None:
     began = {"7": "10:00"}
     one.process = lambda status: f"{status.identity}@{began[status.identity]}"
     said = fast_path.note(one, [ServiceStatus("postgres", State.READY), server])
-    assert said and fast_path.summary(fast_path.noted(one, {"fast_path": said}, server)) == "on"
+    assert said and fast_path.summary(fast_path.noted(one, {"fast_path": said}, server)) == fast_path.ON
     began["7"] = "10:01"  # the container is the same one, and its process another
     assert fast_path.noted(one, {"fast_path": said}, server) is None
     others: tuple[Any, ...] = (None, [], {"fallbacks": 1}, on)  # the last one is of an earlier version

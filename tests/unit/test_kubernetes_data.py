@@ -351,5 +351,9 @@ def test_data_sets_are_listed_where_there_is_no_claim_for_them_yet(
     if namespace:
         kubectl.answer("get namespace trackbed ", made(engine.project.state.instance))
     listed = adding.listing(engine.project, Silent())
-    assert (listed.where, listed.sets, listed.free) == (f"the volume claim food11 in {engine.deployment.where}", (), 0)
+    assert (listed.where, listed.sets, listed.free) == (
+        f"the data sets' volume claim food11 in {engine.deployment.where}",
+        (),
+        0,
+    )
     assert not [line for line, _ in kubectl.calls if " create " in line or " apply " in line]

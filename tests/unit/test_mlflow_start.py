@@ -29,6 +29,14 @@ def test_what_every_engine_needs_is_set_and_what_was_given_wins() -> None:
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "false"
 
 
+def test_a_heartbeat_lies_in_memory_only_where_it_can(tmp_path: Path) -> None:
+    """A machine may have closed /dev/shm to this account: gunicorn would end with a traceback."""
+    assert serve.heartbeat_folder(str(tmp_path)) == str(tmp_path) and not list(tmp_path.iterdir())
+    assert serve.heartbeat_folder(str(tmp_path / "none")) is None
+    (tmp_path / "file").touch()
+    assert serve.heartbeat_folder(str(tmp_path / "file")) is None
+
+
 @pytest.mark.parametrize(
     "name",
     ["MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_DEPLOYMENTS_TARGET"],

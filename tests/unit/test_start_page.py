@@ -24,7 +24,7 @@ from helpers.engines.kubernetes import logins, secrets
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
-from helpers.leases import lease
+from helpers.leases import last_backup, lease
 from helpers.project import access, backup_schedule
 from helpers.project.backup_runs import MADE, Good, Result, Schedule
 from helpers.project.project import OPEN, Project
@@ -132,6 +132,10 @@ def test_the_last_good_backup_counts_whoever_made_it(tmp_path: Path, scheduled: 
     Good(now - 120, "/srv/older.tar", 5).save(folder)
     seen = start_page.document(created, Told(created))["backups"]
     assert seen["note"] == ("to s3://b/p" if scheduled else "to /srv/older.tar")
+    last_backup.Record(now + 3600, backup="s3://b/last/x", moment=now - 30).save(folder)  # a pod's, without a schedule
+    seen = start_page.document(created, Told(created))["backups"]
+    assert (seen["last"], seen["note"]) == (now - 30, "to s3://b/last/x")
+    (folder / last_backup.RECORD).unlink()
     (folder / MADE).write_text('{"ended": "no"}')
     seen = start_page.document(created, Told(created))["backups"]
     assert seen["last"] == (now - 90 if scheduled else None)

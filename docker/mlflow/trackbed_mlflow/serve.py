@@ -9,6 +9,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,6 +92,16 @@ def held_socket() -> int | None:
     return number
 
 
+def heartbeat_folder(memory: str = "/dev/shm") -> str | None:
+    """Where workers say that they live: in memory, as that must not wait for a disk; None, the folder for temporary
+    files, where this account may not write there."""
+    try:
+        with tempfile.TemporaryFile(dir=memory):
+            return memory
+    except OSError:
+        return None
+
+
 class Workers:
     """Takes the place of the command that `mlflow server` would start: gunicorn in this same process.
 
@@ -110,7 +121,7 @@ class Workers:
             "timeout": 120,
             "errorlog": "-",
             "loglevel": "warning",
-            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # a heartbeat must not wait for a disk
+            "worker_tmp_dir": heartbeat_folder(),
         }
 
     def __call__(self, command: list[str], extra_env: Mapping[str, str], **_: object) -> NoReturn:

@@ -23,7 +23,7 @@ class DataVolume:
         self._name = data_volume.name_of(here.settings.data_volume)
         self._folder = shared.data_folder(self._name, notebook.host)
         self._image = notebook.image.name if here.notebook_only else here.settings.mlflow_image
-        self.words = f"the {'folder' if self._folder else 'volume'} {self._name}"
+        self.words = f"the data sets' {'folder' if self._folder else 'volume'} {self._name}"
 
     def exists(self) -> bool:
         return bool(self._folder or self._api.volumes([self._name]))

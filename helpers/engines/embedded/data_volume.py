@@ -20,7 +20,7 @@ class DataVolume:
         shared.data_folder(data_volume.name_of(settings.data_volume), LOCAL)
         self._path, self._state = settings.data_folder, settings.state_dir
         self.root = self.inside = str(self._path)
-        self.words = f"the folder {self._path}"
+        self.words = f"the data sets' folder {self._path}"
 
     def exists(self) -> bool:
         return self._path.is_dir()

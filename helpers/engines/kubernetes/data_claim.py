@@ -28,7 +28,7 @@ class DataClaim:
         self._name = data_volume.name_of(deployment.settings.data_volume)
         if self._name.startswith("/"):
             raise rendering.no_folder(self._name)
-        self.words = f"the volume claim {self._name} in {deployment.where}"
+        self.words = f"the data sets' volume claim {self._name} in {deployment.where}"
 
     def exists(self) -> bool:
         return self._here.kubectl.find("persistentvolumeclaim", self._name) is not None
