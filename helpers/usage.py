@@ -7,8 +7,8 @@ import re
 import time
 from dataclasses import dataclass
 
-from helpers import commands, lifecycle, status
-from helpers.data import database, journal
+from helpers import lifecycle, status
+from helpers.data import amounts, database, journal
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.plurals import counted
@@ -47,18 +47,21 @@ class Usage:
     free: int
 
 
-def usage(project: Project) -> Usage:
+def usage(project: Project, progress: ProgressReporter) -> Usage:
     """What takes how much. Artifacts whose experiment is gone are listed as such."""
     engine = status.running(project)
-    done = engine.exec(MLFLOW, ("trackbed-mlflow", "usage"), timeout=3600)
-    if done.code:
-        raise TrackbedError(f"the sizes cannot be read: {done.stderr.strip()[-300:]}", "`invoke status`")
-    sizes: dict[str, list[int]] = json.loads(done.stdout)
+    try:
+        progress.step("looking at the artifacts")
+        with engine.pipe(MLFLOW, ("trackbed-mlflow", "usage")) as pipe:
+            sizes: dict[str, list[int]] = json.loads(amounts.followed(pipe, progress))
+    except (TrackbedError, ValueError) as error:
+        lines = error.details if isinstance(error, TrackbedError) else ()
+        raise TrackbedError(f"the sizes cannot be read: {error}", "`invoke status`", lines) from None
     with database.session(engine, project.state.active["database"]) as opened:
-        lines = [line.split(" ", 3) for line in opened.ask(RUNS)]
+        experiments = [line.split(" ", 3) for line in opened.ask(RUNS)]
         total = int(opened.ask("SELECT pg_database_size(current_database())")[0])
     listed = []
-    for identity, runs, stage, name in lines:
+    for identity, runs, stage, name in experiments:
         count, size, recent, gone = sizes.pop(identity, [0, 0, 0, 0])
         shown = name + (" (deleted)" if stage == "deleted" else "")
         listed.append(Use(identity, shown, int(runs), count, size, recent // 7, gone))
@@ -107,24 +110,22 @@ class Garbage:
         )
 
 
-def _collector(engine: Engine, age: str, *options: str) -> Garbage:
-    done = engine.exec(MLFLOW, ("trackbed-mlflow", "gc", f"{seconds(age)}s", *options), timeout=24 * 3600)
+def _collector(engine: Engine, progress: ProgressReporter, age: str, *options: str) -> Garbage:
+    words = ("trackbed-mlflow", "gc", f"{seconds(age)}s", *options)
     try:
-        data = json.loads(done.stdout)
+        with engine.pipe(MLFLOW, words) as pipe:
+            data = json.loads(amounts.followed(pipe, progress))
         rows = tuple(DeletedExperiment(name, *numbers) for name, numbers in sorted(data["rows"].items()))
         return Garbage(rows, data["experiments"], data["kept"])
-    except (ValueError, TypeError, KeyError):
-        said = (done.stdout + done.stderr).strip()
-        raise TrackbedError(
-            f"what was deleted cannot be collected: {commands.last_line(said, str(done.code))}",
-            "`invoke logs mlflow`",
-            tuple(said.splitlines()[-5:]),
-        ) from None
+    except (TrackbedError, ValueError, TypeError, KeyError) as error:
+        lines = error.details if isinstance(error, TrackbedError) else ()
+        raise TrackbedError(f"what was deleted cannot be collected: {error}", "`invoke logs mlflow`", lines) from None
 
 
-def deleted(engine: Engine, age: str) -> Garbage:
+def deleted(engine: Engine, age: str, progress: ProgressReporter) -> Garbage:
     """What `collect` would remove."""
-    return _collector(engine, age, "--show")
+    progress.step("looking for what was deleted")
+    return _collector(engine, progress, age, "--show")
 
 
 def interrupted_import(project: Project, age: str) -> bool:
@@ -142,4 +143,4 @@ def collect(project: Project, age: str, progress: ProgressReporter, notice: Noti
         if interrupted_import(project, age):
             journal.drop_held(project.state, engine, progress)
         progress.step("removing what was deleted, with its artifacts")
-        return _collector(engine, age)
+        return _collector(engine, progress, age)

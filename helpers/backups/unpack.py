@@ -16,7 +16,7 @@ from helpers.backups.locations import Source
 from helpers.backups.meters import Counted, Meter, rows_taken
 from helpers.backups.salvage import Restorable
 from helpers.backups.workspace_entries import is_of_workspace
-from helpers.data import artifacts, database, journal
+from helpers.data import amounts, artifacts, database, journal
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter
 from helpers.errors import TrackbedError
@@ -270,12 +270,13 @@ def put_to_sleep(engine: Engine, name: str) -> list[str]:
 def migrate(project: Project, active: dict[str, str], progress: ProgressReporter) -> None:
     """Bring a database that is not active up to this MLflow's schema."""
     progress.step("migrating the copy to this MLflow's schema")
-    done = beside(project, active).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
-    if done.code:
-        lines = tuple(done.stderr.strip().splitlines()[-5:])
+    try:
+        with beside(project, active).pipe(MLFLOW, (PROGRAM, "migrate", "--amounts"), fresh=True) as pipe:
+            amounts.followed(pipe, progress)
+    except TrackbedError as error:
         raise TrackbedError(
-            "the migration of the copy failed; the active data were not touched", "please report it", lines
-        )
+            "the migration of the copy failed; the active data were not touched", "please report it", error.details
+        ) from None
 
 
 def abandon(project: Project, engine: Engine, progress: ProgressReporter) -> None:

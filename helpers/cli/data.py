@@ -260,7 +260,9 @@ def go_back(given: Flags) -> None:
 
 def usage(given: Flags, format: str, json: bool) -> None:
     format = options.output_format(format, json, "table", "json")
-    result = disk_usage.usage(options.load(given))
+    project = options.load(given)
+    with console.Progress() as progress:
+        result = disk_usage.usage(project, progress)
     if format == "json":
         console.as_json(asdict(result))
         return
@@ -295,7 +297,9 @@ def gc(given: Flags, older_than: str, yes: bool) -> None:
 
 
 def _show_deleted(project: Project, older_than: str, yes: bool) -> None:
-    result = disk_usage.deleted(status.running(project), older_than)
+    engine = status.running(project)
+    with console.Progress() as progress:
+        result = disk_usage.deleted(engine, older_than, progress)
     if disk_usage.interrupted_import(project, older_than):
         console.notice("what an interrupted import stored goes too; the same `invoke import` would go on with it")
     console.table(

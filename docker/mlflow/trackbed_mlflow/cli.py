@@ -1,7 +1,7 @@
 """The commands of the MLflow server's program, on both engines.
 
 serve        wait for the database, guard its schema, run `mlflow server`
-migrate      bring an older schema up to this MLflow (back up first)
+migrate [--amounts]  bring an older schema up to this MLflow (back up first); tell how far it is
 prepare      make MLflow's tables in an empty database, migrate an older one if TRACKBED_MIGRATE=1, and end
 wait         wait until the database, its tables and the bucket are there; for servers beside one that makes them
 bucket       make sure the bucket (or artifact folder) is there; TRACKBED_S3_CREATE=check only looks
@@ -72,9 +72,13 @@ def run_jobs(words: Words) -> None:
 
 
 def migrate(words: Words) -> None:
-    from trackbed_mlflow import configuration, serve
+    from trackbed_mlflow import configuration, schema, serve
 
+    if words not in ([], ["--amounts"]):
+        raise WrongUse
     configuration.prepare(os.environ)
+    if words:
+        schema.tell_steps(os.environ)
     serve.run_mlflow(["db", "upgrade", required(os.environ, "MLFLOW_BACKEND_STORE_URI")])
 
 
@@ -238,7 +242,7 @@ class WrongUse(Exception):
 # what runs a command, and how many arguments it takes
 COMMANDS: Mapping[str, tuple[Callable[[Words], None], tuple[int, ...]]] = {
     "serve": (serve, (0,)),
-    "migrate": (migrate, (0,)),
+    "migrate": (migrate, (0, 1)),
     "prepare": (prepare, (0,)),
     "wait": (await_both, (0,)),
     "bucket": (make_bucket, (0,)),

@@ -10,13 +10,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from trackbed_mlflow import durability
+from trackbed_mlflow import amounts, durability
 from trackbed_mlflow.errors import USAGE, Stop, required, say
 from trackbed_mlflow.folder_objects import FolderObjects
 from trackbed_mlflow.object_store import ObjectStore, storage
@@ -114,7 +114,7 @@ class Listing:
     @classmethod
     def of(cls, store: ObjectStore, now: float) -> Listing:
         result = cls()
-        for name, size, changed in store.listing():
+        for name, size, changed in amounts.counted(store.listing(), "objects listed"):
             result.tops.setdefault(name.partition("/")[0], Usage()).add(size, changed, now)
             if match := FOLDER.match(name):
                 result.folders.setdefault(match["path"], Usage()).add(size, changed)
@@ -231,7 +231,7 @@ def _choose_models(connection: Any, found: Plan, needed: Needed, before: int) ->
 
 def _choose_folders(connection: Any, listing: Listing, found: Plan, needed: Needed, before: float) -> None:
     """Those of what goes; and those that nothing in the database leads to, as an earlier gc left them."""
-    paths = iter(listing.folders)
+    paths = amounts.counted(listing.folders, "folders looked at", len(listing.folders))
     while batch := list(islice(paths, BATCH)):
         ids = {path: path.rpartition("/")[2] for path in batch}
         going, alive = set[str](), set[str]()
@@ -250,16 +250,16 @@ def _choose_folders(connection: Any, listing: Listing, found: Plan, needed: Need
 def _remove_rows(store: Any, found: Plan) -> None:
     from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
 
-    for ids, remove in (
-        (found.models, store._hard_delete_logged_model),
-        (found.runs, store._hard_delete_run),
-        (found.experiments, store._hard_delete_experiment),
-    ):
-        for identity in list(ids):
-            try:
-                remove(identity)
-            except MlflowException as error:  # gone meanwhile, or brought back
-                say(f"{identity} stays: {error.message}")
+    going = [
+        *((identity, store._hard_delete_logged_model) for identity in found.models),
+        *((identity, store._hard_delete_run) for identity in found.runs),
+        *((identity, store._hard_delete_experiment) for identity in found.experiments),
+    ]
+    for identity, remove in amounts.counted(going, "runs, models and experiments removed", len(going)):
+        try:
+            remove(identity)
+        except MlflowException as error:  # gone meanwhile, or brought back
+            say(f"{identity} stays: {error.message}")
 
 
 def _remove_links(connection: Any) -> None:
@@ -270,9 +270,9 @@ def _remove_links(connection: Any) -> None:
     connection.commit()
 
 
-def _remove_folders(environment: Mapping[str, str], store: ObjectStore, paths: Iterable[str]) -> None:
+def _remove_folders(environment: Mapping[str, str], store: ObjectStore, paths: Collection[str]) -> None:
     address, token = environment.get("TRACKBED_STORE_SYNC"), durability.read_token(environment)
-    for path in paths:
+    for path in amounts.counted(paths, "folders of artifacts removed", len(paths)):
         try:
             if isinstance(store, FolderObjects):
                 FolderObjects(store.folder / path).drop()

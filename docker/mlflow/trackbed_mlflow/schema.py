@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trackbed_mlflow import amounts
 from trackbed_mlflow.errors import MISCONFIGURED, REFUSED, USAGE, NotYet, Stop, required, say, wait
 
+_LINE = re.compile(r"^(revision|down_revision)\s*(?::[^=\n]+)?=\s*(.+?)\s*(?:#.*)?$", re.MULTILINE)
 TEMPLATE = "schema.sql"  # beside this file; `python -m helpers.schema_template` makes it
 
 
@@ -19,11 +22,10 @@ def migrations(folder: Path) -> tuple[str, frozenset[str]]:
 
     Alembic's own ScriptDirectory executes each file, which imports all of MLflow: 8 seconds.
     """
-    line = re.compile(r"^(revision|down_revision)\s*(?::[^=\n]+)?=\s*(.+?)\s*(?:#.*)?$", re.MULTILINE)
     known: set[str] = set()
     parents: set[str] = set()
     for path in folder.glob("*.py"):
-        for name, text in line.findall(path.read_text(encoding="utf-8")):
+        for name, text in _LINE.findall(path.read_text(encoding="utf-8")):
             value = ast.literal_eval(text)
             values = (value,) if isinstance(value, str) else tuple(value or ())
             (known if name == "revision" else parents).update(values)
@@ -31,6 +33,54 @@ def migrations(folder: Path) -> tuple[str, frozenset[str]]:
     if len(heads) != 1:
         raise Stop(MISCONFIGURED, f"{len(heads)} newest revisions instead of one in MLflow's {folder}")
     return heads.pop(), frozenset(known)
+
+
+def steps(folder: Path, database: str, code: str) -> int:
+    """How many migrations lead from one revision to another."""
+    above: dict[str, tuple[str, ...]] = {}
+    for path in folder.glob("*.py"):
+        found = dict(_LINE.findall(path.read_text(encoding="utf-8")))
+        if "revision" in found:
+            before = ast.literal_eval(found.get("down_revision", "None"))
+            above[ast.literal_eval(found["revision"])] = (before,) if isinstance(before, str) else tuple(before or ())
+
+    def history(revision: str) -> set[str]:
+        result, waiting = set[str](), [revision]
+        while waiting:
+            if (one := waiting.pop()) not in result:
+                result.add(one)
+                waiting += above.get(one, ())
+        return result
+
+    return len(history(code) - history(database))
+
+
+class Steps(logging.Filter):
+    """Tells of each migration that Alembic begins; it logs each of them. Nothing of it is written."""
+
+    LOGGER = "alembic.runtime.migration"
+
+    def __init__(self, whole: int) -> None:
+        super().__init__()
+        self._begun, self._whole = 0, whole
+
+    def attach(self) -> None:
+        logger = logging.getLogger(self.LOGGER)
+        logger.setLevel(logging.INFO)
+        logger.addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.getMessage().startswith("Running upgrade"):
+            amounts.tell("migrations", self._begun, self._whole)
+            self._begun += 1
+        return record.levelno > logging.INFO
+
+
+def tell_steps(environment: Mapping[str, str]) -> None:
+    """From now on it is told how far a migration in this process is."""
+    now = schema(environment)
+    if now["state"] == "older" and now["database"] and now["code"]:
+        Steps(steps(versions(), now["database"], now["code"])).attach()
 
 
 def schema_state(database: str | None, populated: bool, code: str, known: frozenset[str]) -> str:
