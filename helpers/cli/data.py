@@ -302,10 +302,11 @@ def _show_deleted(project: Project, older_than: str, yes: bool) -> None:
         result = disk_usage.deleted(engine, older_than, progress)
     if disk_usage.interrupted_import(project, older_than):
         console.notice("what an interrupted import stored goes too; the same `invoke import` would go on with it")
-    console.table(
-        ("experiment id", "runs", "models", "objects", "MiB"),
-        [(gone.identity, str(gone.runs), str(gone.models), str(gone.objects), cell(gone.size)) for gone in result.rows],
-    )
+    rows = [
+        (gone.identity, str(gone.runs), str(gone.models), str(gone.objects), cell(gone.size)) for gone in result.rows
+    ]
+    if rows:
+        console.table(("experiment id", "runs", "models", "objects", "MiB"), rows)
     if result.protected:
         console.notice(
             f"{result.protected} deleted runs and models stay: a registered model version or another run needs them"
