@@ -8,7 +8,6 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.claims import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds. What an honest step may take where other suites run beside this one, on two processors. It takes a few where
@@ -63,16 +64,6 @@ def docker_answers() -> bool:
         return False
     done = subprocess.run(["docker", "info"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
     return done.returncode == 0
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class Running:

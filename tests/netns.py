@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.claims import first
+
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 SYN_ACK = 0x12
@@ -47,8 +49,9 @@ class OtherHost:
         tag = secrets.token_hex(3)
         self.name, self.cable = f"out-{tag}", f"v{tag}"
         taken = ip("-4", "-brief", "address")
-        number = next(n for n in range(secrets.randbelow(100) + 1, 255) if f"10.203.{n}." not in taken)
-        self.machine, self.address = f"10.203.{number}.1", f"10.203.{number}.2"
+        free = (f"10.203.{number}." for number in range(1, 255) if f"10.203.{number}." not in taken)
+        network = first(free)
+        self.machine, self.address = f"{network}1", f"{network}2"
         ip("netns", "add", self.name)
         try:
             ip("link", "add", self.cable, "type", "veth", "peer", "name", "eth0", "netns", self.name)

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT, free_ports
+from tests.claims import free_ports
+from tests.conftest import ROOT
 from tests.integration import inspection
 
 SCRIPT = ROOT / "tests" / "integration" / "client_session.py"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.conftest import Clone
+from tests.conftest import PATIENCE, Clone
 from tests.integration import inspection
 
 NEW_NETWORK = 0x40000000  # CLONE_NEWNET
@@ -72,7 +72,7 @@ class Engine:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE
         while inspection.run("docker", "-H", self.host, "info").returncode:
             assert time.monotonic() < deadline and self.process.poll() is None, self.log()
             time.sleep(0.2)

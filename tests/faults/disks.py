@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE
 from tests.integration import inspection
 
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN: what is not on the device now never gets there
@@ -81,14 +82,14 @@ class Disk:
         self._mount()
 
     def _unmount(self, folder: Path) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while (done := inspection.run("umount", str(folder))).returncode:
             assert time.monotonic() < deadline, done.stderr + inspection.run("fuser", "-vm", str(folder)).stderr
             time.sleep(0.2)
 
     def _released(self) -> None:
         """Nobody has it mounted any more, in no other mount namespace either: the next mount is a new one."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while devices := inspection.output("losetup", "--associated", str(self.image)):
             assert time.monotonic() < deadline, f"still mounted in another namespace: {devices}"
             time.sleep(0.2)

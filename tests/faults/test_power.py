@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import Clone
+from tests.conftest import PATIENCE, Clone
 from tests.faults.conftest import ROUNDS, Harnesses
 from tests.faults.disks import Disk, require_loop_devices
 from tests.faults.harness import Fault, Harness, Tally, signal_all
@@ -106,13 +106,15 @@ def power_cut(disk: Disk, last: Callable[[Clone], None]) -> Fault:
 
 def put(clone: Clone, content: bytes) -> str:
     path = f"power/{uuid.uuid4().hex}/deep/er/a.bin"
-    answer = requests.put(f"{clone.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/{path}", data=content, timeout=60)
+    answer = requests.put(
+        f"{clone.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/{path}", data=content, timeout=PATIENCE
+    )
     assert answer.status_code == 200, answer.text
     return path
 
 
 def get(clone: Clone, path: str) -> bytes:
-    answer = requests.get(f"{clone.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/{path}", timeout=60)
+    answer = requests.get(f"{clone.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/{path}", timeout=PATIENCE)
     return answer.content if answer.status_code == 200 else f"status {answer.status_code}".encode()
 
 

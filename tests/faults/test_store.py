@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conftest import Clone, free_ports, require_docker
+from tests.claims import free_ports
+from tests.conftest import Clone, require_docker
 from tests.faults.conftest import ROUNDS, Harnesses
 from tests.faults.harness import Fault, Harness, Tally
 from tests.faults.proxy import Proxy

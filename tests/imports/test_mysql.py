@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Clone, free_ports
+from tests.claims import free_ports
+from tests.conftest import ROOT, Clone
 from tests.imports import served_source
 from tests.integration import imported, inspection, source_servers
 

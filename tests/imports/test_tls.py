@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.claims import free_ports
 from tests.conftest import USER as OWNER
-from tests.conftest import Clone, free_ports
+from tests.conftest import Clone
 from tests.integration import imported, source_servers, tls_proxy
 
 HERE = "127.0.0.1"

@@ -10,7 +10,8 @@ from typing import Any
 
 from helpers import references
 from helpers.backups.bucket import Access
-from tests.conftest import free_ports, require_docker
+from tests.claims import free_ports
+from tests.conftest import require_docker
 from tests.integration import inspection
 
 

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE, Clone, free_ports, make_clone
+from tests.claims import first, free_ports
+from tests.conftest import PATIENCE, Clone, make_clone
+from tests.integration import inspection
 
 PROGRAMS = ("ip", "unshare", "chroot", "ssh", "ssh-keygen", "mount")
 # $1: the laptop's root; then pairs "read-only path" up to --, then the folder to be in and the command
@@ -107,8 +109,9 @@ def laptop(folder: Path) -> Iterator[Laptop]:
     """A laptop and the sshd of this machine, the node, which it reaches with a key."""
     sshd = require()
     name = f"tb{uuid.uuid4().hex[:6]}"
-    number = int(name[2:], 16) % 16000
-    network = f"10.{213 + number // 8000}.{number // 64 % 125}.{number % 64 * 4}"
+    taken = inspection.output("ip", "-4", "-brief", "address")
+    free = (f"10.213.{number // 64}.{number % 64 * 4}" for number in range(16000))
+    network = first(name for name in free if f"{name.rsplit('.', 1)[0]}." not in taken)
     base, last = network.rsplit(".", 1)
     node, own = f"{base}.{int(last) + 1}", f"{base}.{int(last) + 2}"
     root = folder / "laptop"

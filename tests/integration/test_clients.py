@@ -15,7 +15,8 @@ from urllib.request import Request
 import pytest
 
 from tests import remote_clients
-from tests.conftest import Clone, free_ports, require_docker
+from tests.claims import free_ports
+from tests.conftest import Clone, require_docker
 from tests.integration import inspection
 from tests.integration.workload import Lab
 

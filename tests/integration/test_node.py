@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Clone, free_ports, require_docker
+from tests.claims import free_ports
+from tests.conftest import Clone, require_docker
 from tests.integration import inspection, remote_laptop, test_gpu
 from tests.integration.remote_laptop import Laptop, know
 

@@ -25,7 +25,8 @@ from helpers.backups.repository_writer import Writer
 from helpers.backups.retention import Policy
 from helpers.backups.storage import BlobStore, Folder
 from helpers.errors import TrackbedError
-from tests.conftest import Clone, free_ports
+from tests.claims import free_ports
+from tests.conftest import Clone
 from tests.integration import buckets, inspection
 from tests.integration.test_backup import api, everything, experiment, log_run
 from tests.unit.fakes import Silent

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers.engines import gateway_spec
-from tests.conftest import free_ports
+from tests.claims import free_ports
 from tests.integration import inspection
 from tests.security.conftest import Target
 from tests.unit.fakes import project

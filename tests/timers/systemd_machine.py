@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conftest import KEPT, ROOT, free_ports, make_clone
+from tests.claims import free_ports
+from tests.conftest import KEPT, ROOT, make_clone
 from tests.integration import inspection
 
 IMAGE = "trackbed-test/systemd:bookworm"

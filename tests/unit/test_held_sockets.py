@@ -17,7 +17,7 @@ from trackbed_mlflow import serve
 from helpers.engines.base import State
 from helpers.engines.supervisor import Supervisor
 from helpers.engines.supervisor_config import Program
-from tests.conftest import free_ports
+from tests.claims import free_ports
 
 SUPERVISORD = Path(sys.executable).with_name("supervisord")
 SERVER = """
