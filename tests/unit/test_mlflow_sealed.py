@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,3 +102,52 @@ def test_keys_are_read_from_files(tmp_path: Path) -> None:
     encryption.load(environment)
     assert environment == {encryption.FOLDER: str(tmp_path), PASSPHRASE: "one"}
     assert encryption.words({}, "kek-passphrase") == []
+
+
+class PostgreSQL:
+    """In place of psycopg2: one answer for each kind of rows."""
+
+    Error = OSError
+
+    def __init__(self, *answers: bool) -> None:
+        self.answers, self.asked = answers, ""
+
+    def connect(self, uri: str, connect_timeout: int) -> PostgreSQL:
+        self.asked = uri
+        return self
+
+    def cursor(self) -> PostgreSQL:
+        return self
+
+    def execute(self, statement: str) -> None:
+        if not self.answers:
+            raise OSError("no such table")
+
+    def fetchall(self) -> list[tuple[bool]]:
+        return [(answer,) for answer in self.answers]
+
+    def close(self) -> None: ...
+
+
+URI = {"MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://mlflow@/mlflow?host=%2Frun"}
+
+
+def test_a_database_without_encrypted_rows_is_reported_by_one_look(
+    tables: dict[str, Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", asked := PostgreSQL(False, False))
+    monkeypatch.setattr(encryption, "connected", lambda environment: pytest.fail("the rows were read"))
+    assert encryption.report(URI, {PASSPHRASE: ["one", "two"]}) == {
+        "rows": {PASSPHRASE: 0, WEBHOOK_KEY: 0},
+        "lost": {PASSPHRASE: [], WEBHOOK_KEY: []},
+        "opened": {PASSPHRASE: [0, 0], WEBHOOK_KEY: []},
+    }
+    assert asked.asked == "postgresql://mlflow@/mlflow?host=%2Frun"
+
+
+@pytest.mark.parametrize("answers", [(True, False), (False, True), ()])
+def test_what_is_encrypted_or_cannot_be_told_is_read(
+    tables: dict[str, Table], monkeypatch: pytest.MonkeyPatch, answers: tuple[bool, ...]
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", PostgreSQL(*answers))
+    assert encryption.report(URI, {})["rows"] == {PASSPHRASE: 4, WEBHOOK_KEY: 1}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,9 +205,31 @@ def _public(name: str) -> tuple[str, ...]:
     return (str(DEFAULT_KEK_PASSPHRASE),)
 
 
+def holds_none(environment: Mapping[str, str]) -> bool:
+    """Whether a look at PostgreSQL showed that nothing is encrypted. Each start asks, and most projects have nothing:
+    SQLAlchemy alone takes a quarter of a second."""
+    scheme, _, rest = environment.get("MLFLOW_BACKEND_STORE_URI", "").partition("://")
+    if scheme != "postgresql+psycopg2":
+        return False
+    import psycopg2  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    try:
+        with closing(psycopg2.connect(f"postgresql://{rest}", connect_timeout=5)) as connection:
+            cursor = connection.cursor()
+            cursor.execute(" UNION ALL ".join(f"SELECT EXISTS ({kind.select})" for kind in kinds(environment).values()))
+            return not any(there for (there,) in cursor.fetchall())
+    except psycopg2.Error:
+        return False  # whoever looks at the rows says why
+
+
 def report(environment: Mapping[str, str], tried: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
     """How many rows there are by key, which of them today's does not open, how many each of ``tried`` opens."""
     result: dict[str, dict[str, Any]] = {"rows": {}, "lost": {}, "opened": {}}
+    if holds_none(environment):
+        for name in kinds(environment):
+            result["rows"][name], result["lost"][name] = 0, []
+            result["opened"][name] = [0] * len(tried.get(name, ()))
+        return result
     with connected(environment) as connection:
         for name, kind in kinds(environment).items():
             listed = rows(connection, kind)

@@ -120,10 +120,11 @@ class Startup(EmbeddedComponent):
     def _mend_byte_code(self, progress: ProgressReporter) -> None:
         """Remove the byte code of a service that could not read it: a full disk cuts off what is written."""
         for service, folder in ((MLFLOW, self.folder / "pycache"), (JUPYTER, self.folder / "jupyter" / "pycache")):
-            up = [status.name for status in self.inspection.statuses(False) if status.up]
-            if not os.path.lexists(folder) or service in up:
+            if not os.path.lexists(folder):
                 continue
             damaged = any(map(machine_failures.BYTE_CODE.search, self.processes.logs(service, 40)))
+            if damaged and service in [status.name for status in self.inspection.statuses(False) if status.up]:
+                continue
             if damaged and safe_files.remove(folder):
                 progress.step(f"removing damaged byte code of {service}")
                 if service == MLFLOW:
