@@ -30,6 +30,7 @@ from trackbed_mlflow import (
 from trackbed_mlflow.configuration import prepare, server_arguments
 from trackbed_mlflow.edge import access_token
 from trackbed_mlflow.errors import required, say
+from trackbed_mlflow.server_loop import ToldToEnd
 from trackbed_mlflow.write_journal import Journal
 
 GRACE_SECONDS = 25  # for running uploads when the server is stopped
@@ -157,8 +158,9 @@ class Workers:
 
 
 def worker_class() -> type:
-    from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
+    from uvicorn_worker import UvicornWorker, _workers  # type: ignore[import-not-found]
 
+    _workers.Server = type("Server", (ToldToEnd, _workers.Server), {})  # it has no way to be given another
     options = {
         "loop": "uvloop",  # without it each request on a kept connection waits 44 ms
         "http": "httptools",
