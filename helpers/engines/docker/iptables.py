@@ -76,32 +76,37 @@ def may_change() -> bool:
 
 def existing(project: str) -> tuple[Rule, ...]:
     """The project's rules that are there. Only where ``may_change``; empty when iptables fails."""
-    result = []
-    for line in _iptables("-S", "PREROUTING")[1].splitlines():
-        words = shlex.split(line)
-        if words[:2] == ["-A", "PREROUTING"] and f"trackbed:{project}" in words:
-            result.append(tuple(words[2:]))
-    return tuple(result)
+    return _of(project, _listed())
 
 
-def remove_stale() -> None:
-    """Take away the rules of networks that are gone, whichever project's.
+def _listed() -> list[Rule]:
+    lines = (shlex.split(line) for line in _iptables("-S", "PREROUTING")[1].splitlines())
+    return [tuple(words[2:]) for words in lines if words[:2] == ["-A", "PREROUTING"]]
+
+
+def _of(project: str, listed: Iterable[Rule]) -> tuple[Rule, ...]:
+    return tuple(rule for rule in listed if f"trackbed:{project}" in rule)
+
+
+def _without_stale(listed: Iterable[Rule]) -> list[Rule]:
+    """Take away the rules of networks that are gone, whichever project's; gives the others.
 
     Docker gives their subnet to another network sooner or later, which such a rule would cut off.
     """
-    for line in _iptables("-S", "PREROUTING")[1].splitlines():
-        words = shlex.split(line)
-        if words[:2] != ["-A", "PREROUTING"] or not any(word.startswith("trackbed:") for word in words):
-            continue
-        interface = words[words.index("-i") + 1] if "-i" in words[:-1] else ""
+    kept = []
+    for rule in listed:
+        ours = any(word.startswith("trackbed:") for word in rule)
+        interface = rule[rule.index("-i") + 1] if ours and "-i" in rule[:-1] else ""
         if interface and not (INTERFACES / interface).exists():
-            _iptables("-D", "PREROUTING", *words[2:])
+            _iptables("-D", "PREROUTING", *rule)
+        else:
+            kept.append(rule)
+    return kept
 
 
 def put(project: str, expected: Sequence[Rule]) -> str:
     """Make the project's rules exactly these: missing ones are added, others of its own removed. Gives what failed."""
-    remove_stale()
-    current = existing(project)
+    current = _of(project, _without_stale(_listed()))
     for rule in expected:
         if rule not in current and (problem := _iptables("-I", "PREROUTING", *rule)[0]):
             return problem
