@@ -10,8 +10,8 @@ the same back into names of its own. `again`: a second backup into a repository,
 each size changed, against the first one. No two objects have a block in common; with --shared two of three are equal to
 the one before, as data sets and models are that are logged again: a repository stores them once. Both sides start after
 a `sync` and end with one: what is measured is on the disk. Peak memory is VmHWM of the task and of its command inside
-the service, looked at 10 times a second. Without a step: all three. Needs root and an engine on this machine, to see
-its processes. Timings never decide a test.
+the service, looked at 10 times a second. What each task told, with its times, goes into a file beside that of --json.
+Without a step: all three. Needs root and an engine on this machine, to see its processes. Timings never decide a test.
 """
 
 from __future__ import annotations
@@ -175,10 +175,12 @@ def _words(folder: Path) -> list[str]:
 
 
 class Peaks:
-    """The most memory, in MiB, of the task's process and of its commands inside the MLflow service."""
+    """The most memory, in MiB, of the task's process and of its commands inside the MLflow service; ``steps``: what
+    the task told, with its times."""
 
     def __init__(self) -> None:
         self.task = self.inside = 0.0
+        self.steps = ""
         self._looks = 0
         self._commands: list[Path] = []
 
@@ -222,8 +224,10 @@ def watched(system: Filled, *words: str) -> Peaks:
     while process.poll() is None:
         result.look(process.pid)
         time.sleep(TURN)
+    said = process.stderr.read() if process.stderr else ""
     if process.returncode:
-        raise SystemExit(f"invoke {' '.join(words)}: {process.stderr.read() if process.stderr else ''}")
+        raise SystemExit(f"invoke {' '.join(words)}: {said}")
+    result.steps = f"{system.name}: invoke {' '.join(words)}\n{said}"
     return result
 
 
@@ -323,7 +327,10 @@ def again(whole: Filled, folder: Path, rounds: int, runs: int, mib: int, what: s
     return [result]
 
 
-def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[str], what: str) -> list[Measure]:
+def measure(
+    whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[str], what: str, steps: list[str]
+) -> list[Measure]:
+    """``steps`` gets what each task told, with its times."""
     result = []
     for kind in only:
         if kind == "again":
@@ -342,6 +349,7 @@ def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[
                 whole.invoke("backup", f"--to={archive}")
             with on_disk(speed.ours):
                 peaks = watched(whole, *words)
+            steps.append(peaks.steps)
             task.ours.append(peaks.task)
             inside.ours.append(peaks.inside)
             if kind == "backup":
@@ -402,6 +410,7 @@ def main() -> None:
         for name, port in (("whole", base), ("tenth", base + 10))
     )
     result: list[Measure] = []
+    told: list[str] = []
 
     def filled() -> None:
         fill(tenth, reported.runs // 10, reported.mib // 10, reported.shared)
@@ -412,7 +421,7 @@ def main() -> None:
             system.invoke("up")  # of this very clone
         kinds, what = reported.only.split(","), f"{reported.runs} runs, {reported.mib} MiB, {reported.engine}"
         what += ", shared" if reported.shared else ""
-        result.extend(measure(whole, tenth, folder, reported.rounds, kinds, what))
+        result.extend(measure(whole, tenth, folder, reported.rounds, kinds, what, told))
         if "again" in kinds:
             result.extend(again(whole, folder, reported.rounds, reported.runs, reported.mib, what))
 
@@ -444,6 +453,7 @@ def main() -> None:
         "rate": f"{reported.mib / statistics.median(result[0].ours):.0f} MiB/s",
     }
     Path(reported.json).parent.mkdir(exist_ok=True)
+    Path(reported.json).with_suffix(".steps.txt").write_text("\n".join(told))
     Path(reported.json).write_text(json.dumps({"machine": machine, "measures": [asdict(m) for m in result]}, indent=1))
     print(f"{machine}\n\n{table(result)}")
 
