@@ -23,6 +23,7 @@ from trackbed_mlflow import bounded_pool, errors, folder_objects, name_conflicts
 
 from helpers.data import artifacts
 from helpers.data.checksum import SetSum
+from tests.conftest import PATIENCE
 from tests.unit.fakes import ENTRY, trackbed_mlflow
 
 
@@ -76,7 +77,7 @@ class Bucket:
 
     def __init__(self, failing: int = 0) -> None:
         self.stored: dict[str, bytes] = {}
-        self.parts: dict[int, bytes] = {}
+        self.parts: dict[str, dict[int, bytes]] = {}
         self.failing = failing
 
     def put_object(self, Bucket: str, Key: str, Body: bytes) -> dict[str, Any]:  # noqa: N803
@@ -85,20 +86,26 @@ class Bucket:
         return {}
 
     def create_multipart_upload(self, **_: str) -> dict[str, Any]:
-        self.parts = {}
-        return {"UploadId": "u"}
+        self.parts[upload := f"u{len(self.parts)}"] = {}
+        return {"UploadId": upload}
 
-    def upload_part(self, PartNumber: int, Body: bytes, **_: str) -> dict[str, Any]:  # noqa: N803
+    def upload_part(self, UploadId: str, PartNumber: int, Body: bytes, **_: str) -> dict[str, Any]:  # noqa: N803
         time.sleep(random.Random(PartNumber).random() / 100)
         if PartNumber == self.failing:
             raise errors.Stop(errors.REFUSED, "no")
-        self.parts[PartNumber] = Body
+        self.parts[UploadId][PartNumber] = Body
         return {"ETag": f"tag {PartNumber}"}
 
-    def complete_multipart_upload(self, Key: str, MultipartUpload: Any, **_: str) -> dict[str, Any]:  # noqa: N803
-        reported = MultipartUpload["Parts"]
-        assert reported == [{"PartNumber": n, "ETag": f"tag {n}"} for n in range(1, len(self.parts) + 1)]
-        self.stored[Key] = b"".join(self.parts[n] for n in sorted(self.parts))
+    def complete_multipart_upload(
+        self,
+        Key: str,  # noqa: N803
+        UploadId: str,  # noqa: N803
+        MultipartUpload: Any,  # noqa: N803
+        **_: str,
+    ) -> dict[str, Any]:
+        parts = self.parts[UploadId]
+        assert MultipartUpload["Parts"] == [{"PartNumber": n, "ETag": f"tag {n}"} for n in range(1, len(parts) + 1)]
+        self.stored[Key] = b"".join(parts[n] for n in sorted(parts))
         return {}
 
 
@@ -114,6 +121,39 @@ def test_objects_are_stored_by_several_threads(monkeypatch: pytest.MonkeyPatch) 
         place.put(name, len(content), io.BytesIO(content))
     place.finish()
     assert client.stored == {f"p/{name}": content for name, content in held.items()}
+
+
+def test_the_next_object_does_not_wait_until_one_is_made_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
+    client, ended = Bucket(), threading.Event()
+    whole = client.complete_multipart_upload
+
+    def complete(**words: Any) -> dict[str, Any]:
+        assert ended.wait(PATIENCE)
+        return whole(**words)
+
+    monkeypatch.setattr(client, "complete_multipart_upload", complete)
+    place, held = s3_objects.S3Objects(client, "b", "p"), {"big": b"x" * 5000, "small": b"y"}
+    for name, content in held.items():
+        place.put(name, len(content), io.BytesIO(content))
+    ended.set()
+    place.finish()
+    assert client.stored == {f"p/{name}": content for name, content in held.items()}
+
+
+def test_an_object_that_cannot_be_made_of_its_parts_ends_the_storing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: Any) -> None:
+        raise errors.Stop(errors.REFUSED, "no")
+
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
+    client = Bucket()
+    monkeypatch.setattr(client, "complete_multipart_upload", refused)
+    place = s3_objects.S3Objects(client, "b", "p")
+    place.put("x", 5000, io.BytesIO(bytes(5000)))
+    with pytest.raises(errors.Stop, match="no"):
+        place.finish()
 
 
 def test_a_part_that_is_refused_ends_the_storing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,14 +179,21 @@ class Tagging(Bucket):
     def tag(self, key: str) -> str:
         return f'"{hashlib.md5(self.stored[key], usedforsecurity=False).hexdigest()}"'
 
-    def upload_part(self, PartNumber: int, Body: bytes, **_: str) -> dict[str, Any]:  # noqa: N803
-        super().upload_part(PartNumber, Body)
+    def upload_part(self, UploadId: str, PartNumber: int, Body: bytes, **_: str) -> dict[str, Any]:  # noqa: N803
+        super().upload_part(UploadId, PartNumber, Body)
         return {"ETag": hashlib.md5(Body, usedforsecurity=False).hexdigest()}
 
-    def complete_multipart_upload(self, Key: str, MultipartUpload: Any, **_: str) -> dict[str, Any]:  # noqa: N803
-        self.stored[Key] = b"".join(self.parts[n] for n in sorted(self.parts))
+    def complete_multipart_upload(
+        self,
+        Key: str,  # noqa: N803
+        UploadId: str,  # noqa: N803
+        MultipartUpload: Any,  # noqa: N803
+        **_: str,
+    ) -> dict[str, Any]:
+        parts = self.parts[UploadId]
+        self.stored[Key] = b"".join(parts[n] for n in sorted(parts))
         digests = b"".join(bytes.fromhex(part["ETag"]) for part in MultipartUpload["Parts"])
-        self.whole = f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(self.parts)}"'
+        self.whole = f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
         return {"ETag": self.whole}
 
     def list_objects_v2(self, **_: Any) -> dict[str, Any]:
@@ -241,10 +288,16 @@ class Posix(Bucket):
 class Replacing(Posix):
     """As VersityGW, replaces no object of a long name."""
 
-    def complete_multipart_upload(self, Key: str, MultipartUpload: Any, **words: str) -> dict[str, Any]:  # noqa: N803
+    def complete_multipart_upload(
+        self,
+        Key: str,  # noqa: N803
+        UploadId: str,  # noqa: N803
+        MultipartUpload: Any,  # noqa: N803
+        **words: str,
+    ) -> dict[str, Any]:
         if Key in self.stored and len(Key.rpartition("/")[2].encode()) > 227:
             raise errors.NotYet("InternalError")
-        return super().complete_multipart_upload(Key, MultipartUpload, **words)
+        return super().complete_multipart_upload(Key, UploadId, MultipartUpload, **words)
 
 
 def test_a_large_object_of_a_long_name_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +318,9 @@ def test_other_stores_replace_an_object_of_a_long_name_by_themselves(monkeypatch
     monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
     monkeypatch.setattr(s3_objects, "SMALL", 1000)
     client = Bucket()  # knows no delete_object
-    s3_objects.S3Objects(client, "b", "p").put("x" * 250, 5000, io.BytesIO(b"x" * 5000))
+    place = s3_objects.S3Objects(client, "b", "p")
+    place.put("x" * 250, 5000, io.BytesIO(b"x" * 5000))
+    place.finish()
     assert client.stored == {f"p/{'x' * 250}": b"x" * 5000}
 
 

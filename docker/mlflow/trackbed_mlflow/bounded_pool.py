@@ -17,11 +17,13 @@ class BoundedPool:
         self.limit, self.threads = limit, ThreadPoolExecutor(THREADS)
         self.open: deque[Future[Any]] = deque()
 
-    def do(self, call: Callable[[], Any]) -> None:
+    def do(self, call: Callable[[], Any]) -> Future[Any]:
         """Begin a call; raises what an earlier one raised."""
         if len(self.open) >= self.limit:
             self.next()
-        self.open.append(self.threads.submit(call))
+        begun = self.threads.submit(call)
+        self.open.append(begun)
+        return begun
 
     def next(self) -> Any:
         """The result of the earliest call that is on the way."""

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, BinaryIO, TypeVar
 
@@ -36,8 +37,9 @@ class S3Objects:
         # nobody told the store that MD5, so it has computed it from what arrived
         self.on_proven: Callable[[str, int, str, str], object] = lambda given, size, tag, sha: None
         self.pool = pool or BoundedPool()  # holds THREADS times SMALL bytes at the most
+        self._whole = BoundedPool(1)  # objects that are made of their parts
         self._names = name_conflicts.Names(self._holds, self._is_free)
-        self._conflicts: deque[tuple[str, bytes, str]] = deque()  # name, content, why not
+        self._conflicts: deque[tuple[str, bytes | None, str]] = deque()  # name, content, why not
 
     def _pages(self) -> Iterator[list[dict[str, Any]]]:
         token: dict[str, str] = {}
@@ -118,32 +120,42 @@ class S3Objects:
             given, content = self._names.of(name), stream.read()
             self.pool.do(lambda: self._put_small(name, given, content))
             return
-        self._finish_small()
-        # whether it may have that name: no part can be read twice
-        key = self.root + self._put_solved(name, self._names.of(name), None)
-        if self.files and len(key.rpartition("/")[2].encode("utf-8", "surrogateescape")) > name_conflicts.LONGEST:
+        key = self.root + self._take_name(name)
+        long = self.files and len(key.rpartition("/")[2].encode("utf-8", "surrogateescape")) > name_conflicts.LONGEST
+        if long:
             self._ask("delete_object", Key=key)  # VersityGW replaces none of so long a name
         whole = {"Key": key, "UploadId": self._ask("create_multipart_upload", Key=key)["UploadId"]}
         step, number = max(SMALL, -(-size // 9000)), 0  # 10,000 parts at the most
-        parts: list[tuple[str, str]] = []
+        parts: list[Future[tuple[str, str]]] = []
         sha, sent = hashlib.sha256(), 0
         while body := stream.read(step):
             number += 1
-            if len(self.pool.open) == self.pool.limit:
-                parts.append(self.pool.next())
-            self.pool.do(lambda n=number, b=body: self._put_part(whole, n, b))  # type: ignore[misc]
+            parts.append(self.pool.do(lambda n=number, b=body: self._put_part(whole, n, b)))  # type: ignore[misc]
             sha.update(body)  # beside the parts that are on the way
             sent += len(body)
-        parts += self.pool.finish()
+        # beside the next object: VersityGW copies every byte once more
+        self._whole.do(lambda: self._complete(whole, parts, sent, sha.hexdigest()))
+        if long:
+            self._whole.finish()  # nothing holds its name until then
+
+    def _take_name(self, name: str) -> str:
+        """The name that an object in parts gets, with nothing in it yet: no part can be read twice."""
+        if not self._put_small(name, self._names.of(name), None):
+            self._finish_small()  # finds it another name, with those of others
+        return self._names.of(name)
+
+    def _complete(self, whole: dict[str, str], parts: list[Future[tuple[str, str]]], size: int, sha256: str) -> None:
+        """Make one object of its parts, once they have arrived."""
+        stored = [part.result() for part in parts]
         answer = self._ask(
             "complete_multipart_upload",
             **whole,
-            MultipartUpload={"Parts": [{"PartNumber": n, "ETag": tag} for n, (tag, _) in enumerate(parts, 1)]},
+            MultipartUpload={"Parts": [{"PartNumber": n, "ETag": tag} for n, (tag, _) in enumerate(stored, 1)]},
         )
-        sums = hashlib.md5(b"".join(bytes.fromhex(md5) for _, md5 in parts), usedforsecurity=False)
-        tag = f"{sums.hexdigest()}-{len(parts)}"
-        if _tag(answer) == tag and all(_tag({"ETag": given}) == md5 for given, md5 in parts):
-            self.on_proven(key.removeprefix(self.root), sent, tag, sha.hexdigest())
+        sums = hashlib.md5(b"".join(bytes.fromhex(md5) for _, md5 in stored), usedforsecurity=False)
+        tag = f"{sums.hexdigest()}-{len(stored)}"
+        if _tag(answer) == tag and all(_tag({"ETag": given}) == md5 for given, md5 in stored):
+            self.on_proven(whole["Key"].removeprefix(self.root), size, tag, sha256)
 
     def _put_part(self, whole: dict[str, str], number: int, body: bytes) -> tuple[str, str]:
         """The ETag that the store gives the part, and the part's MD5."""
@@ -158,7 +170,7 @@ class S3Objects:
         except Stop as stop:
             if stop.reason not in (name_conflicts.PARENT_IS_FILE, name_conflicts.IS_FOLDER):
                 raise
-            self._conflicts.append((name, content or b"", stop.reason))
+            self._conflicts.append((name, content, stop.reason))
             return False
         if given != name:
             self.renamed[given] = name
@@ -173,6 +185,7 @@ class S3Objects:
 
     def _finish_small(self) -> None:
         self.pool.finish()
+        self._whole.finish()
         while self._conflicts:
             name, content, _ = self._conflicts.popleft()
             # by the same name again at first: while others are on the way, VersityGW may give the wrong reason
