@@ -70,6 +70,29 @@ INSERT INTO experiments (name, artifact_location, lifecycle_stage, creation_time
 SELECT 'listed-' || i, 'mlflow-artifacts:/listed-' || i, 'active', :began + i, :began + i, 'default'
 FROM generate_series(:first, :last) i;
 """
+# Rows come in about five times as fast without the indexes and foreign keys of the four tables below runs.
+BARE = """
+CREATE TABLE growth_bare AS
+SELECT 'ALTER TABLE ' || conrelid::regclass || ' DROP CONSTRAINT ' || quote_ident(conname) AS away,
+       'ALTER TABLE ' || conrelid::regclass || ' ADD CONSTRAINT ' || quote_ident(conname) || ' '
+           || pg_get_constraintdef(oid) AS back,
+       CASE contype WHEN 'f' THEN 2 ELSE 1 END AS step
+FROM pg_constraint
+WHERE conrelid = ANY(ARRAY['params', 'tags', 'metrics', 'latest_metrics']::regclass[]) AND contype IN ('p', 'f')
+UNION ALL
+SELECT 'DROP INDEX ' || indexrelid::regclass, pg_get_indexdef(indexrelid), 1 FROM pg_index
+WHERE indrelid = ANY(ARRAY['params', 'tags', 'metrics', 'latest_metrics']::regclass[]) AND NOT indisprimary;
+DO $$ DECLARE words text; BEGIN
+    FOR words IN SELECT away FROM growth_bare ORDER BY step DESC LOOP EXECUTE words; END LOOP;
+END $$;
+"""
+DRESSED = """
+SET maintenance_work_mem = '512MB';
+DO $$ DECLARE words text; BEGIN
+    FOR words IN SELECT back FROM growth_bare ORDER BY step, back LOOP EXECUTE words; END LOOP;
+END $$;
+DROP TABLE growth_bare;
+"""
 # what autovacuum does in its own time
 TIDY = "VACUUM ANALYZE runs, params, tags, metrics, latest_metrics, experiments;"
 
@@ -247,6 +270,7 @@ def questions(asker: Asker, experiment: str, run: str) -> dict[str, Callable[[],
     ids: list[str] = []
     return {
         "search_runs page": page(25),
+        "search_runs page, the oldest": page(25, order_by=["attributes.start_time ASC"]),
         "search_runs page, ordered by a metric": page(25, order_by=["metrics.loss ASC"]),
         "search_runs page, parameter of every tenth run": page(25, filter="params.lr = '3'"),
         "search_runs page, parameter of one run": page(1, filter="params.seed = '500'"),
@@ -295,9 +319,11 @@ def grow(project: Project, runs: int, experiments: int = 1) -> list[Measure]:
         result = [Measure(f"{name}, {title}", f"<= {limit:.0f} x", "ms", limit=limit) for name in asked]
         for samples in ("other", "ours"):
             if samples == "ours":
+                sql(engine, database, BARE)
                 fill(0, SMALL + 1, runs)
                 for number in range(1, experiments):
                     fill(number, 1, runs)
+                sql(engine, database, DRESSED)
                 sql(engine, database, EXPERIMENTS, began=BEGAN, first=PAGES[0] + 1, last=PAGES[1])
             sql(engine, database, TIDY)
             asker.connection.close()  # the server has ended it, the fill lasts longer than its patience

@@ -213,6 +213,43 @@ def searching(pair: Pair) -> None:
         same("get_run", *(pair.entities([store.get_run(one)]) for store, one in zip(pair.stores, run, strict=True)))
 
 
+def charted(own: Any, ours: Any, dice: random.Random) -> None:
+    """Points of charts: more and fewer values than asked for, ties, NaN, a range of steps, a run twice, none."""
+    experiment = own.create_experiment("charts")
+    ids = [own.create_run(experiment, "me", number, [], f"run {number}").info.run_id for number in range(6)]
+    for run, count in zip(ids, (0, 1, 7, 30, 200, 320), strict=True):
+        given = [Metric("c", dice.choice(VALUES), dice.randrange(4), dice.randrange(-2, 40)) for _ in range(count)]
+        own.log_batch(run, [*given, Metric("other", 1.0, 0, 0)], [], [])
+    own.delete_run(ids[3])
+    asked: list[tuple[Any, ...]] = [
+        (ids, "c", most, None, None) for most in (-1, 0, 1, 2, 3, 6, 7, 8, 29, 30, 100, 320, 2500)
+    ]
+    for _ in range(40):
+        first = dice.randrange(-3, 41)
+        runs = [dice.choice((*ids, "0" * 32)) for _ in range(dice.randrange(4))]
+        asked.append((runs, "c", dice.choice((1, 2, 5, 50)), first, first + dice.randrange(-1, 20)))
+    asked += [
+        (ids, "none", 10, None, None),
+        ([], "c", 10, None, None),
+        (ids, "c", 10, 1, None),
+        (ids, "c", 10, None, 1),
+    ]
+    asked.append((ids, "c", 10, 0, 2**70))
+    for words in asked:
+        notes = []
+        for store in (own, ours):
+            found = answer(lambda store=store, words=words: store.get_metric_history_bulk_interval(*words))
+            points = found if isinstance(found, list) else []
+            notes.append(
+                [(p.run_id, p.key, repr(p.value), p.timestamp, p.step) for p in points]
+                or (list(found) if isinstance(found, tuple) else [])
+            )
+        same("chart", *notes)
+    with rows_read(ours) as read:
+        ours.get_metric_history_bulk_interval(ids, "c", 320, None, None)
+    compared["statements of a chart"] = len(read)
+
+
 LONG = "x" * 5990
 FILTERS = (
     "",
@@ -252,6 +289,7 @@ ORDERS: tuple[list[str], ...] = (
     ["attributes.end_time"],
     ["attributes.status DESC", "attributes.run_name"],
     ["start_time DESC"],
+    ["start_time ASC"],
     ["start_time", "metrics.m"],
     ["metrics.m", "metrics.m DESC"],
     ["attribute.artifact_uri"],
@@ -346,6 +384,7 @@ def grown(own: Any, ours: Any) -> None:
     questions: dict[str, dict[str, Any]] = {
         "by a metric": {"order_by": ["metrics.loss DESC"]},
         "of one value": {"filter_string": "params.seed = '77'"},
+        "by the oldest": {"order_by": ["attributes.start_time ASC"]},
         "of a frequent value": {"filter_string": "tags.half = '1'"},
     }
     for name, words in questions.items():
@@ -358,6 +397,24 @@ def grown(own: Any, ours: Any) -> None:
         compared[f"rows of MLflow's page {name}"], compared[f"rows of a page {name}"] = counts
 
 
+def later(own: Any) -> None:
+    """What the server's start leaves for tables that are large, and what is made beside the server."""
+    limit, indexes.LARGE = indexes.LARGE, 2**20  # of bytes: those of 20,000 runs are larger, and experiments are not
+    indexes.remove(own.engine)
+    same("unwanted", (False, {}), (indexes.make(own.engine), indexes.large(own.engine)))
+    with own.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        indexes._remember(connection, False)
+    left = indexes.make(own.engine)
+    with own.engine.connect() as connection:
+        made = set(indexes.present(connection))
+    same("left for later", (True, set(indexes.INDEXES) - made), (left, set(indexes.large(own.engine))))
+    same("made at once", {"trackbed_experiments_created", "trackbed_experiments_updated"}, made)
+    indexes.make_large({"MLFLOW_BACKEND_STORE_URI": URI})
+    with own.engine.connect() as connection:
+        same("made later", dict.fromkeys(indexes.INDEXES, True), indexes.present(connection))
+    indexes.LARGE = limit
+
+
 @contextmanager
 def rows_read(store: Any) -> Iterator[list[int]]:
     """How many rows go through the plan of each SELECT of a store, explained before it runs."""
@@ -368,7 +425,7 @@ def rows_read(store: Any) -> Iterator[list[int]]:
         return float(own) + sum(rows_of(below) for below in plan.get("Plans", ()))
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
-        if statement.startswith("SELECT"):
+        if statement.lstrip().startswith(("SELECT", "WITH")):
             cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
             read.append(round(rows_of(cursor.fetchone()[0][0]["Plan"])))
 
@@ -489,6 +546,8 @@ def main() -> None:
     searching(pair)
     paged(own, ours, dice)
     grown(own, ours)
+    later(own)
+    charted(own, ours, dice)
     crowded(ours, pair.experiments[1])
     ended(own, ours, pair.runs[0][1])
     answers(dice)

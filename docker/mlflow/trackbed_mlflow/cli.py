@@ -21,7 +21,8 @@ sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back f
 sizes        print {"TOP": [objects, bytes, bytes of the last 7 days]} of each experiment's folder
 gc AGE [--show]  remove (or only tell as JSON) what was deleted longer ago than AGE (30d), with its artifacts
 usage        print {"TOP": [objects, bytes, bytes of the last 7 days, bytes of what was deleted]} of each experiment
-indexes [--remove]  make (or remove, for good) Trackbed's own indexes beside MLflow's, while the server works
+indexes [--remove|--missing]  make (or remove, for good) Trackbed's own indexes beside MLflow's, while the server works;
+             --missing: those of large tables, which the server leaves to it where nobody has removed them
 drop PREFIX [TOP]  delete everything below PREFIX, or below the folder TOP of it
 sealed       print as JSON what is encrypted in the database and what nobody can decrypt; stdin: keys to try
 opens        print as JSON which of the keys on stdin open the object store and the database
@@ -201,9 +202,9 @@ def transfer(command: str) -> Callable[[Words], None]:
 def change_indexes(words: Words) -> None:
     from trackbed_mlflow import indexes
 
-    if words not in ([], ["--remove"]):
+    if words not in ([], ["--remove"], ["--missing"]):
         raise WrongUse
-    say(indexes.change(os.environ, bool(words)))
+    say(indexes.make_large(os.environ) if words == ["--missing"] else indexes.change(os.environ, bool(words)))
 
 
 def import_source(words: Words) -> None:

@@ -9,7 +9,9 @@ characters, and no B-tree takes these: it has hashes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from trackbed_mlflow.errors import FAILED, USAGE, Stop, required, say
@@ -26,10 +28,13 @@ INDEXES = {
     PARAM_HASHES: "params (key, hashtextextended(value, 0))",
     TAG_HASHES: "tags (key, hashtextextended(value, 0))",
 }
-# remembered in the database itself: who has removed them does not want them back at the next start
+# Remembered in the database itself: who has removed them does not want them back at the next start. As a comment, which
+# goes along in a dump; for a parameter of the database, as before, a role has to be a superuser.
 SWITCH = "trackbed.indexes"
+UNWANTED = f"{SWITCH} = off"
 PATIENCE = "5s"  # for a lock that someone else holds
-LARGE = 16 * 2**20  # bytes of a table whose index takes long enough to let others write meanwhile
+LONG_PATIENCE = "10min"  # nobody waits for us meanwhile; a backup may last that long
+LARGE = 16 * 2**20  # bytes of a table whose index takes so long that others write meanwhile, and the server serves
 
 
 def present(connection: Any) -> dict[str, bool]:
@@ -43,66 +48,120 @@ def present(connection: Any) -> dict[str, bool]:
 
 
 def unwanted(connection: Any) -> bool:
-    result = connection.exec_driver_sql(f"SELECT current_setting('{SWITCH}', true)").scalar()
-    return bool(result == "off")
+    said = f"current_setting('{SWITCH}', true), obj_description(to_regclass('public.runs'), 'pg_class')"
+    setting, comment = connection.exec_driver_sql(f"SELECT {said}").one()
+    return bool(setting == "off" or comment == UNWANTED)
 
 
-def ensure(engine: Any, concurrently: bool = False) -> list[str]:
-    """Make what is missing; gives the names. ``concurrently`` lets others write meanwhile, and waits for them. That is
-    so for large tables in any case."""
+def ensure(
+    engine: Any,
+    concurrently: bool = False,
+    chosen: Mapping[str, str] = MappingProxyType(INDEXES),
+    made: Callable[[str, float], None] = lambda name, seconds: None,
+    patience: str = PATIENCE,
+) -> list[str]:
+    """Make what is missing of ``chosen``; gives the names. ``concurrently`` lets others write meanwhile, and waits for
+    them. That is so for large tables in any case. ``made`` is told of each, with its seconds."""
     created = []
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if unwanted(connection) and not concurrently:
             return []
-        connection.exec_driver_sql(f"SET lock_timeout = '{PATIENCE}'")
+        connection.exec_driver_sql(f"SET lock_timeout = '{patience}'")
         result = present(connection)
-        for name, body in INDEXES.items():
+        for name, body in chosen.items():
             if not result.get(name):
-                _create(connection, name, body, concurrently or _large(connection, body.split()[0]))
+                began = time.monotonic()
+                _create(connection, name, body, concurrently or _size(connection, body) > LARGE)
                 created.append(name)
+                made(name, time.monotonic() - began)
         if concurrently:
-            _remember(connection, f"RESET {SWITCH}")
+            _remember(connection, False)
         connection.exec_driver_sql("RESET lock_timeout")
     return created
+
+
+def large(engine: Any) -> dict[str, int]:
+    """Our indexes that are missing, wanted, and of large tables, with the bytes of the tables."""
+    with engine.connect() as connection:
+        if unwanted(connection):
+            return {}
+        result = present(connection)
+        sizes = {name: _size(connection, body) for name, body in INDEXES.items() if not result.get(name)}
+    return {name: size for name, size in sizes.items() if size > LARGE}
 
 
 def remove(engine: Any) -> list[str]:
     """Drop them and remember that they are not wanted; gives the names."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        _remember(connection, f"SET {SWITCH} = 'off'")
+        _remember(connection, True)
         result = [name for name in present(connection) if name in INDEXES]
         for name in result:
             connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
     return result
 
 
-def make(engine: Any) -> None:
-    """Our indexes, before the first request. Without them everything works, only slower: no reason not to start."""
+def make(engine: Any) -> bool:
+    """Our indexes of small tables, before the first request; gives whether ``make_large`` has something to do. Without
+    indexes everything works, only slower: no reason not to start."""
     from sqlalchemy.exc import SQLAlchemyError
 
     if engine.dialect.name != "postgresql":
-        return
+        return False
     try:
-        if created := ensure(engine):
+        later = large(engine)
+        if created := ensure(engine, chosen={name: body for name, body in INDEXES.items() if name not in later}):
             say(f"made the indexes {', '.join(created)}")
     except SQLAlchemyError as error:
-        say(f"searching stays slower, an index could not be made: {' '.join(str(error).split())[:300]}")
+        _failed(error)
+        return False
+    if later:
+        tables = {INDEXES[name].split()[0]: size for name, size in later.items()}
+        amount = ", ".join(f"{table} {size / 2**20:.0f} MiB" for table, size in tables.items())
+        say(f"making {len(later)} indexes of large tables ({amount}) beside the server; pages are slower until then")
+    return bool(later)
+
+
+def make_large(environment: Mapping[str, str]) -> str:
+    """`indexes --missing`: what ``make`` has left, beside the server that started this."""
+    import sqlalchemy
+
+    engine = _engine(environment)
+    try:
+        ensure(
+            engine,
+            chosen={name: INDEXES[name] for name in large(engine)},
+            made=lambda name, seconds: say(f"made the index {name} in {seconds:.0f} s"),
+            patience=LONG_PATIENCE,
+        )
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        _failed(error)
+    return "the indexes of large tables are looked after"
 
 
 def change(environment: Mapping[str, str], away: bool) -> str:
     """`indexes`: make or remove them while the server works."""
+    import sqlalchemy
+
+    engine = _engine(environment)
+    try:
+        names = remove(engine) if away else ensure(engine, concurrently=True)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise Stop(FAILED, f"the database refuses: {' '.join(str(error).split())[:300]}") from None
+    return f"indexes {'removed' if away else 'made'}: {', '.join(names) or 'none'}"
+
+
+def _engine(environment: Mapping[str, str]) -> Any:
     import sqlalchemy
     from sqlalchemy.pool import NullPool
 
     url = sqlalchemy.make_url(required(environment, "MLFLOW_BACKEND_STORE_URI"))
     if url.get_backend_name() != "postgresql":
         raise Stop(USAGE, "the indexes are for PostgreSQL")
-    engine = sqlalchemy.create_engine(url, poolclass=NullPool)
-    try:
-        names = remove(engine) if away else ensure(engine, concurrently=True)
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise Stop(FAILED, f"the database refuses: {' '.join(str(error).split())[:300]}") from None
-    return f"indexes {'removed' if away else 'made'}: {', '.join(names) or 'none'}"
+    return sqlalchemy.create_engine(url, poolclass=NullPool)
+
+
+def _failed(error: Exception) -> None:
+    say(f"searching stays slower, an index could not be made: {' '.join(str(error).split())[:300]}")
 
 
 def _create(connection: Any, name: str, body: str, concurrently: bool) -> None:
@@ -115,10 +174,16 @@ def _create(connection: Any, name: str, body: str, concurrently: bool) -> None:
             connection.exec_driver_sql(f"DROP INDEX{how} {name}")
 
 
-def _large(connection: Any, table: str) -> bool:
-    return bool(connection.exec_driver_sql(f"SELECT pg_relation_size('{table}') > {LARGE}").scalar_one())
+def _size(connection: Any, body: str) -> int:
+    """Bytes of an index's table."""
+    return int(connection.exec_driver_sql(f"SELECT pg_relation_size('{body.split()[0]}')").scalar_one())
 
 
-def _remember(connection: Any, what: str) -> None:
-    name = connection.exec_driver_sql("SELECT quote_ident(current_database())").scalar()
-    connection.exec_driver_sql(f"ALTER DATABASE {name} {what}")
+def _remember(connection: Any, away: bool) -> None:
+    if unwanted(connection) == away:
+        return
+    connection.exec_driver_sql(f"COMMENT ON TABLE runs IS {repr(UNWANTED) if away else 'NULL'}")
+    if not away:
+        name = connection.exec_driver_sql("SELECT quote_ident(current_database())").scalar()
+        connection.exec_driver_sql(f"ALTER DATABASE {name} RESET {SWITCH}")
+        connection.exec_driver_sql(f"RESET {SWITCH}")

@@ -135,8 +135,8 @@ class Workers:
         if journal := durability.make_durable(os.environ):
             settings["on_exit"] = lambda _: journal.end()
             look_back(journal)
-        if engine := getattr(handlers._tracking_store, "engine", None):
-            indexes.make(engine)
+        if (engine := getattr(handlers._tracking_store, "engine", None)) and indexes.make(engine):
+            subprocess.Popen([sys.executable, PROGRAM, "indexes", "--missing"], stdin=subprocess.DEVNULL)
         memory_limit.limit(self.options["workers"])
         create = pkgutil.resolve_name(command[-1])  # module:function
 

@@ -107,7 +107,13 @@ class Page:
     def served(self) -> bool:
         """Whether this is quicker than MLflow's own statement; that one serves pages in the order of the start."""
         other_order = any((kind, key) != ("attribute", "start_time") for kind, key, _ in self.keys)
-        return self.possible and (other_order or bool(self.rare))
+        return self.possible and (other_order or self.oldest_first or bool(self.rare))
+
+    @property
+    def oldest_first(self) -> bool:
+        return [(kind, SearchUtils.translate_key_alias(key), up) for kind, key, up in self.keys] == [
+            ("attribute", "start_time", True)
+        ]
 
     @property
     def limit(self) -> int:
@@ -116,6 +122,9 @@ class Page:
 
     def sorted(self) -> Any:
         """All runs of the experiments, sorted."""
+        if self.oldest_first:  # the index of the newest, backwards; MLflow sorts by "has a start" first
+            oldest = self._chosen(select(SqlRun.run_uuid))
+            return self._runs(oldest.order_by(SqlRun.start_time.asc().nulls_last(), SqlRun.run_uuid))
         cases, clauses, joins = _get_orderby_clauses(self.search.order_by, self.session)
         statement = self._chosen(select(SqlRun.run_uuid, *(case for case in cases if isinstance(case, Label))))
         for join in joins:

@@ -25,7 +25,7 @@ from sqlalchemy.orm import sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import UserDefinedOption
 
-from trackbed_mlflow.fast_path import pages
+from trackbed_mlflow.fast_path import charts, pages
 
 PARTS = ("latest_metrics", "params", "tags")  # of a run, as MLflow loads them with it
 TOGETHER = 500  # runs whose parts are asked for at once
@@ -59,8 +59,8 @@ class Rows(UserDefinedOption):  # type: ignore[misc]
 
 
 class FastTrackingStore(SqlAlchemyStore):  # type: ignore[misc]
-    """In sessions that only read, a run's metrics, parameters and tags are plain rows, and pages are found by index;
-    the metrics of a request are one statement.
+    """In sessions that only read, a run's metrics, parameters and tags are plain rows, pages are found by index, and
+    the points of a chart are one statement; so are the metrics of a request.
 
     SQLAlchemy makes an object of each of them otherwise, watches it, and at the end forgets its attributes one by one.
     Made of MLflow's own parts for replicas.
@@ -88,6 +88,18 @@ class FastTrackingStore(SqlAlchemyStore):  # type: ignore[misc]
         words = (experiment_ids, filter_string, run_view_type, max_results, order_by, page_token)
         with pages.asked(pages.Search(self, *words)):
             return super()._search_runs(*words)
+
+    def get_metric_history_bulk_interval(
+        self, run_ids: list[str], metric_key: str, max_results: int, start_step: int | None, end_step: int | None
+    ) -> Any:
+        if start_step is None or end_step is None:
+            if start_step is not end_step:  # MLflow's own refusal
+                return super().get_metric_history_bulk_interval(run_ids, metric_key, max_results, start_step, end_step)
+            steps = None
+        else:
+            steps = start_step, end_step
+        with self.ManagedSessionMaker() as session:
+            return charts.points(session, run_ids, metric_key, max(1, max_results), steps)
 
     def _log_metrics_once(self, run_id: str, metrics: Sequence[Any]) -> None:
         for place, metric in enumerate(metrics):
@@ -130,6 +142,7 @@ def check(db_uri: str) -> None:
         if {column.key for column in model.__table__.primary_key} != {"key", "run_uuid"}:
             raise AttributeError(f"the table {model.__tablename__} has another primary key")
     pages.check()
+    charts.check()
     if parameters(SqlAlchemyStore._log_metrics_once) != ["self", "run_id", "metrics"]:
         raise AttributeError("_log_metrics_once takes other words")
     if parameters(_validate_metric) != ["key", "value", "timestamp", "step", "path"]:
