@@ -15,9 +15,10 @@ from helpers import clone
 MADE = (2020, 1, 1, 0, 0, 0)  # of each file: equal modules are an equal zip
 
 
-def bundle(entry: str, packages: Sequence[str] = ()) -> bytes:
-    """The zip with ``entry``, what it imports when it is loaded, and packages of this Python that are plain modules."""
-    files = {_path(name): clone.ROOT / _path(name) for name in modules(entry)}
+def bundle(entry: str, packages: Sequence[str] = (), sent: Sequence[str] = ()) -> bytes:
+    """The zip with ``entry``, what it imports when it is loaded, and packages of this Python that are plain modules;
+    ``sent``: modules that it reads as text."""
+    files = {_path(name): clone.ROOT / _path(name) for name in (*modules(entry), *sent)}
     for package in packages:
         folder = Path(*(import_module(package).__path__))
         files |= {f"{package}/{path.relative_to(folder)}": path for path in folder.rglob("*.py")}

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import shutil
@@ -149,11 +150,12 @@ def add(
     with_secrets: bool = False,
     lost: Iterable[str] = (),
     with_workspace: bool = False,
+    files_until: float = math.inf,
 ) -> Added:
     """The same as one more backup of a repository, which reads and stores only what is new.
 
     A share of what is there is read again first; that, and the pieces in ``lost``, is stored again where it is damaged
-    and the project still has it.
+    and the project still has it. ``files_until``: when the workspace is given up, in seconds since the epoch.
     """
     need(engine, POSTGRES, STORE)
     progress.step("reading a share of the earlier pieces again")
@@ -167,7 +169,7 @@ def add(
             _origin(project, engine),
             {*reread.wrong, *lost} - copied,
         ) as writer:
-            name, manifest, kept = _add(project, engine, writer, progress, with_secrets)
+            name, manifest, kept = _add(project, engine, writer, progress, with_secrets, files_until)
             left = writer.lost - writer.rewritten
             scrub.save_position(store, reread, left)
             return Added(
@@ -200,7 +202,12 @@ def _affected(store: BlobStore, wrong: set[str]) -> dict[str, list[str]]:
 
 
 def _add(
-    project: Project, engine: Engine, writer: repository_writer.Writer, progress: ProgressReporter, with_secrets: bool
+    project: Project,
+    engine: Engine,
+    writer: repository_writer.Writer,
+    progress: ProgressReporter,
+    with_secrets: bool,
+    files_until: float,
 ) -> tuple[str, dict[str, Any], workspace.Kept]:
     begun = time.monotonic()
     result, size = _rows(project, engine, writer, progress, with_secrets)
@@ -211,7 +218,7 @@ def _add(
         for key, length, content in artifacts.read(engine, expected):
             writer.object(key, length, content)
             meter.report(writer.read_bytes, writer.objects, writer.pending_bytes)
-    kept = workspace.back_up(engine, writer, progress)
+    kept = workspace.back_up(engine, writer, progress, until=files_until)
     name, manifest = writer.finish(_facts(engine, result, size, begun, with_secrets) | kept.facts)
     return name, manifest, kept
 
@@ -302,14 +309,25 @@ def stored(manifest: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Health:
-    """What a backup says of the workspace and of the repository it went into: lines, and whether it lacks the workspace
-    or earlier backups are damaged for good; ``gone``: what this machine made and the place has no more;
-    ``encrypted``: whether nobody reads it without a passphrase."""
+    """What a backup says of the workspace and of the repository it went into: lines, and whether earlier backups are
+    damaged for good; ``gone``: what this machine made and the place has no more; ``encrypted``: whether nobody reads it
+    without a passphrase; ``lacks``: why it lacks files of the notebook."""
 
     lines: tuple[str, ...] = ()
     damaged: bool = False
     gone: str = ""
     encrypted: bool = False
+    lacks: str = ""
+
+    def problem(self, place: str) -> str:
+        """What is wrong with a backup into ``place`` that is whole otherwise; "" for nothing."""
+        files = [f"it lacks files of {self.lacks}"] if self.lacks else []
+        earlier = f"earlier backups are damaged; `invoke backup.verify {place}` names them"
+        return "; ".join([*files, earlier] if self.damaged else files)
+
+    @property
+    def bad(self) -> bool:
+        return self.damaged or bool(self.lacks)
 
 
 def health(store: BlobStore, added: Added) -> Health:
@@ -332,7 +350,7 @@ def health(store: BlobStore, added: Added) -> Health:
             f"the new backup is whole; `invoke backup.verify {store}` lists all damage in the earlier ones. "
             "Deleting a file below backups/ forgets that backup"
         )
-    return Health((*lines, *added.kept.lines), damaged or bool(added.kept.problem))
+    return Health((*lines, *added.kept.lines), damaged, lacks=added.kept.problem)
 
 
 def create(
@@ -342,9 +360,11 @@ def create(
     progress: ProgressReporter,
     notice: Notice,
     patience: float = 600,
+    files_until: float = math.inf,
 ) -> tuple[str, dict[str, Any], Health]:
     """Back up the running project into a file or a repository; gives where, as `restore` takes it, the manifest, and
-    what is to be said of the repository. ``patience``: seconds to wait for another task of the project."""
+    what is to be said of the repository. ``patience``: seconds to wait for another task of the project;
+    ``files_until``: when a repository's backup gives the workspace up, in seconds since the epoch."""
     from helpers import lifecycle, status  # late: a scheduled backup in a cluster has neither
 
     files, folder = project.settings.backup_workspace, project.settings.folder
@@ -360,15 +380,15 @@ def create(
         if isinstance(goal, Path):
             manifest, kept = make(project, engine, goal, progress, with_secrets, files)
             good(str(goal), manifest).save(folder)
-            return str(goal), manifest, Health((*_plain_file(project.settings), *kept.lines), bool(kept.problem))
+            return str(goal), manifest, Health((*_plain_file(project.settings), *kept.lines), lacks=kept.problem)
         gone, first = last_seen.missing(folder, goal), encrypted.lines(goal)
-        added = add(project, engine, goal, progress, with_secrets, with_workspace=files)
+        added = add(project, engine, goal, progress, with_secrets, with_workspace=files, files_until=files_until)
         last_seen.remember(folder, goal, added.name)
         state = health(goal, added)
         lines = (*first, *state.lines, *([f"warning: {gone}"] if gone else []))
         backup = str(Snapshot(goal, added.name))
         good(backup, added.manifest).save(folder)
-        return backup, added.manifest, Health(lines, state.damaged, gone, isinstance(goal, Encrypted))
+        return backup, added.manifest, Health(lines, state.damaged, gone, isinstance(goal, Encrypted), state.lacks)
 
 
 def good(backup: str, manifest: dict[str, Any]) -> Good:

@@ -19,17 +19,18 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from helpers.backups import create, encrypted, last_in_cluster, lead, prune
+from helpers.backups import create, encrypted, last_in_cluster, lead, notebook_relay, prune
 from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
 from helpers.backups.retention import Policy
 from helpers.backups.storage import BlobStore
+from helpers.data import workspace_files
 from helpers.engines.streaming import Pipe, piped
 from helpers.errors import TrackbedError
-from helpers.project.backup_runs import KEEP, MARGIN, TOLD, Good, Result, Schedule, due
-from helpers.services import POSTGRES, ServiceStatus
+from helpers.project.backup_runs import KEEP, MARGIN, TOLD, Good, Result, Schedule, due, files_until
+from helpers.services import JUPYTER, POSTGRES, ServiceStatus, State
 
-GIVEN = Path("/run/backup")  # the Secret: PLAN, the file of the logins, CERTIFICATES
+GIVEN = Path("/run/backup")  # the Secret: PLAN, the file of the logins, CERTIFICATES, notebook_relay.TOKEN
 PLAN, CERTIFICATES = "plan.json", "ca.crt"
 TOOL = "/run/tools/run"  # runs a program in the container with PostgreSQL's
 MESSAGE = Path("/dev/termination-log")
@@ -63,16 +64,23 @@ class Log:
 
 @dataclass(frozen=True)
 class Pod:
-    """What `create.add` asks of an engine. ``database``: where PostgreSQL is, as variables of its programs."""
+    """What `create.add` asks of an engine. ``database``: where PostgreSQL is, as variables of its programs;
+    ``workspace_inside``: the folder in the notebook's pod whose files are to be kept, "" for none."""
 
     name: str
     object_store: str
     settings: Any
     images: Mapping[str, str]
     database: Mapping[str, str]
+    workspace_inside: str = ""
+
+    @property
+    def deployment(self) -> Any:
+        return SimpleNamespace(workspace=self.workspace_inside)
 
     def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
-        return ()  # what does not run does not answer
+        """What does not run does not answer."""
+        return (ServiceStatus(JUPYTER, State.RUNNING),) if self.workspace_inside else ()
 
     def versions(self) -> Mapping[str, str]:
         return self.images
@@ -81,6 +89,9 @@ class Pod:
         return ()
 
     def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[Pipe]:
+        if service == JUPYTER:
+            words = argv[len(workspace_files.PYTHON) :]
+            return piped(argv[0], [sys.executable, "-m", notebook_relay.__name__, *words], _without_proxies())
         if service != POSTGRES:
             return piped(argv[0], list(argv), _without_proxies())
         return piped(argv[0], ["sh", TOOL, "env", *(f"{key}={value}" for key, value in self.database.items()), *argv])
@@ -126,7 +137,8 @@ def run(
             remembered=plan["remembered"],
         ),
     )
-    engine: Any = Pod(plan["engine"], plan["store"], SimpleNamespace(**plan["settings"]), plan["versions"], _libpq(uri))
+    settings, inside = SimpleNamespace(**plan["settings"]), str(plan.get("workspace", ""))
+    engine: Any = Pod(plan["engine"], plan["store"], settings, plan["versions"], _libpq(uri), inside)
     found = lead.newest(store, project)
     begun, good = lead.good(*found) if found else (0.0, None)
     before = Result("done", begun, "", good) if good else Result()
@@ -154,16 +166,14 @@ def run(
 
 def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, now: float) -> Result:
     log = Log()
-    added = last_in_cluster.add(project, engine, store, log)
+    added = last_in_cluster.add(project, engine, store, log, files_until(schedule, now))
     health = create.health(store, added)
     _log(create.words(added.manifest), create.stored(added.manifest), *health.lines)
     good = Good(
         time.time(), str(Snapshot(store, added.name)), added.manifest["object_bytes"] + added.manifest["dump_bytes"]
     )
-    problem = ""
-    if health.damaged:
-        problem = f"earlier backups are damaged; `invoke backup.verify {schedule.place}` names them"
-    elif schedule.keep and _is_given({"schedule": asdict(schedule)}, "schedule"):
+    problem = health.problem(schedule.place)
+    if not problem and schedule.keep and _is_given({"schedule": asdict(schedule)}, "schedule"):
         policy = Policy(**{flag.removeprefix(KEEP): count for flag, count in schedule.keep.items()})
         try:
             prune.prune(store, project.settings.project, policy, log)

@@ -4,6 +4,7 @@ something came after it and there is time for it."""
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -233,8 +234,9 @@ def _measured(project: Project, engine: Engine, seen: Record, place: str) -> Rec
     store = locations.target(project.settings, place)
     assert not isinstance(store, Path)
     found = lead.newest(store, project)
-    needs = lead.needs(lead.size(project, engine), found[1] if found else None, seen.reading)
-    return replace(seen, needs=needs, lead=lead.lead(needs), measured=time.time(), state="", problem="")
+    size, manifest = lead.size(project, engine), found[1] if found else None
+    needs, reads = (one(size, manifest, seen.reading) for one in (lead.needs, lead.reads))
+    return replace(seen, needs=needs, reads=reads, lead=lead.lead(needs), measured=time.time(), state="", problem="")
 
 
 def _back_up(
@@ -253,7 +255,8 @@ def _back_up(
         patience = ends.end - begun - max(MARGIN * seen.needs, SPARE) if ends.end else HOUR
         with _first(folder, max(patience, 0.0), notice):
             left = max(ends.end - time.time(), ENDING) if ends.end else HOUR
-            backup, manifest, health = create.create(project, place, False, progress, notice, left)
+            files = lead.files_until(ends.end, seen.reads, time.time()) if ends.end else math.inf
+            backup, manifest, health = create.create(project, place, False, progress, notice, left, files)
         source = locations.source(project.settings, backup)
         assert isinstance(source, Snapshot)
         read, seconds = _read_back(source, seen.backup if _is_of(seen, project) else "", project, progress)
@@ -266,7 +269,7 @@ def _back_up(
     done = replace(
         seen,
         state="done",
-        problem="it lacks files of the workspace, or earlier backups are damaged" if health.damaged else "",
+        problem=health.problem(place),
         backup=backup,
         moment=moment,
         snapshot=snapshot,
@@ -282,7 +285,7 @@ def _back_up(
     start_page.refresh(project)
     told = done.later or [f"nothing came after it until {clock(done.looked)}"]
     lines = (backup, f"the last backup of the lease: {create.words(manifest)}; read back", *told, *health.lines)
-    return Ran(lines, not health.damaged)
+    return Ran(lines, not health.bad)
 
 
 def _looked(project: Project, engine: Engine, seen: Record, progress: ProgressReporter) -> Record:

@@ -33,17 +33,19 @@ def expected(end: float, project: Any, engine: Any, found: tuple[Snapshot, dict[
     """What is told of it before it is made; {} where the lease does not end within the next day, or nobody named it."""
     if not now < end <= now + DAY:
         return {}
-    needs = lead.needs(lead.size(project, engine), found[1] if found else None)
-    return {"end": end, "needs": needs, "lead": lead.lead(needs), "measured": now}
+    size, manifest = lead.size(project, engine), found[1] if found else None
+    needs, reads = lead.needs(size, manifest), lead.reads(size, manifest)
+    return {"end": end, "needs": needs, "reads": reads, "lead": lead.lead(needs), "measured": now}
 
 
-def add(project: Any, engine: Any, store: BlobStore, log: ProgressReporter) -> create.Added:
-    """One more backup of data that stay the project's until it is made. Raises TrackbedError."""
+def add(project: Any, engine: Any, store: BlobStore, log: ProgressReporter, files_until: float) -> create.Added:
+    """One more backup of data that stay the project's until it is made. ``files_until``: when it gives the notebook's
+    files up. Raises TrackbedError."""
     # A restore drops the database that it has replaced before its objects, and this session with it: then a backup that
     # was being made is not one.
     base = project.state.active["database"]
     with database.session(engine, base) as held:
-        added = create.add(project, engine, store, log)
+        added = create.add(project, engine, store, log, with_workspace=True, files_until=files_until)
         try:
             held.ask("SELECT 1")
         except TrackbedError:
@@ -116,7 +118,8 @@ class LastBackup:
         begun = time.time()
         self.told |= {"state": "running", "problem": "", "tried": begun}
         self._hand_over("running")
-        added = add(self.project, self.engine, self.store, self.log)
+        until = lead.files_until(float(self.told["end"]), float(self.told["reads"]), begun)
+        added = add(self.project, self.engine, self.store, self.log, until)
         snapshot = Snapshot(self.store, added.name)
         if not damage.examine(self.store, [added.name], all_of_it=False).ok:
             raise TrackbedError(f"{snapshot} cannot be read back", f"`invoke backup.verify {self.store}` names what")
@@ -126,7 +129,7 @@ class LastBackup:
         active = self.project.state.active
         self.told |= {
             "state": "done",
-            "problem": "it lacks files of the workspace, or earlier backups are damaged" if health.damaged else "",
+            "problem": health.problem(str(self.store)),
             "backup": str(snapshot),
             "moment": moment,
             "snapshot": seen,

@@ -19,6 +19,7 @@ SPEED = 10 * 2**20  # bytes a second, where no backup tells another one
 READING = 20 * 2**20
 DAY = 24 * HOUR
 SIZES = ("new_bytes", "object_bytes", "dump_bytes", "workspace_bytes")
+SPARE = 300.0  # seconds before the end that are not the notebook's
 ENOUGH = 32 * 2**20  # bytes from which on a backup tells how fast it was
 
 
@@ -62,12 +63,23 @@ def needs(now: int, manifest: dict[str, Any] | None, reading: float = 0.0) -> fl
     ``now``: bytes that it will hold; ``manifest``: of the newest one; ``reading``: bytes a second, 0: nobody knows.
     """
     if manifest is None:
-        return now / SPEED + now / (reading or READING)
+        return now / SPEED + reads(now, None, reading)
     seconds, new = float(manifest.get("seconds", 0)), int(manifest.get("new_bytes", 0))
     held = int(manifest["object_bytes"]) + int(manifest["dump_bytes"])
-    files = int(manifest.get("workspace_bytes", 0))
     speed = new / seconds if new >= ENOUGH and seconds > 0 else SPEED
-    return seconds + max(now - held, 0) / speed + (max(now, held) + files) / (reading or READING)
+    return seconds + max(now - held, 0) / speed + reads(now, manifest, reading)
+
+
+def reads(now: int, manifest: dict[str, Any] | None, reading: float = 0.0) -> float:
+    """Seconds of them in which it is read back."""
+    held = int(manifest["object_bytes"]) + int(manifest["dump_bytes"]) if manifest else 0
+    files = int(manifest.get("workspace_bytes", 0)) if manifest else 0
+    return (max(now, held) + files) / (reading or READING)
+
+
+def files_until(end: float, reads: float, now: float) -> float:
+    """When a last backup gives the notebook's files up, so that it can be read back before the lease ends."""
+    return end - min(max(MARGIN * reads, SPARE), (end - now) / 2)
 
 
 def lead(needs: float) -> float:

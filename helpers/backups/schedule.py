@@ -50,10 +50,10 @@ def set_up(project: Project) -> tuple[str, ...]:
     start_page.refresh(project)
     first = backup_schedule.condition(settings, engine.scheduled_runs)
     without = (
-        "warning: a schedule in a cluster leaves BACKUP_WORKSPACE out: its pods do not enter the notebook; "
-        f"`invoke backup --with-workspace --to={place}` holds the notebook's files"
+        "warning: a schedule in a cluster reads the notebook's files through JupyterLab, and an image of your own "
+        f"has no address for that; `invoke backup --with-workspace --to={place}` holds them"
     )
-    told = [without] if runner == CLUSTER and settings.backup_workspace else []
+    told = [without] if runner == CLUSTER and settings.backup_workspace and settings.jupyter_image else []
     return (*lines, *first_time, *told, *([f"backups: {first.line}"] if first else []))
 
 
@@ -200,7 +200,8 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
         return Ran(("nothing runs, so nothing was backed up",))
     Result("running", now, "", before.good).save(folder)
     try:
-        backup, manifest, health = create.create(project, schedule.place, False, progress, notice)
+        files = backup_runs.files_until(schedule, now)
+        backup, manifest, health = create.create(project, schedule.place, False, progress, notice, files_until=files)
     except TrackbedError as error:
         if backup_schedule.is_current(folder, schedule):
             Result("failed", now, error.message, before.good).save(folder)
@@ -211,8 +212,7 @@ def _run(project: Project, schedule: Schedule, progress: ProgressReporter, notic
         return Ran((*told, "the schedule was ended or made again meanwhile, so no old backup was forgotten"))
     good = create.good(backup, manifest)
     problem = health.gone  # nothing is forgotten then, until somebody has looked
-    if not problem and health.damaged:
-        problem = f"earlier backups are damaged; `invoke backup.verify {schedule.place}` names them"
+    problem = problem or health.problem(schedule.place)
     if not problem and schedule.keep:
         policy = Policy(**{flag.removeprefix(backup_runs.KEEP): count for flag, count in schedule.keep.items()})
         try:

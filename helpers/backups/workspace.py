@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import itertools
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -87,13 +88,15 @@ class Kept:
         return left | ({"workspace_problem": self.problem} if self.problem else {})
 
 
-def rules(engine: Engine) -> Rules:
-    """What the settings leave out, and the data set where that is a folder in the workspace."""
+def rules(engine: Engine, until: float = math.inf) -> Rules:
+    """What the settings leave out, and the data set where that is a folder in the workspace; and what is not there
+    ``until`` then."""
     settings, size = engine.settings, engine.settings.backup_workspace_largest
     data = Path(settings.data_volume)
     inside = data.is_absolute() and data.is_relative_to(engine.deployment.workspace)
     data_set = (glob.escape(f"{data.relative_to(engine.deployment.workspace)}"),) if inside else ()
-    return Rules((*settings.backup_workspace_exclude, *data_set), int(size.rstrip("kmg")) * _UNITS.get(size[-1], 1))
+    largest = int(size.rstrip("kmg")) * _UNITS.get(size[-1], 1)
+    return Rules((*settings.backup_workspace_exclude, *data_set), largest, until)
 
 
 class _Spool:
@@ -214,15 +217,22 @@ def about(engine: Engine, asked: bool) -> dict[str, Any]:
     return {"format": WITH_WORKSPACE} if asked and workspace_files.present(engine) else {}
 
 
-def back_up(engine: Engine, writer: Writer, progress: ProgressReporter, room: int | None = None) -> Kept:
-    """Add the workspace to a backup that is of its format. ``room``: bytes that may be written, None for any number.
+def back_up(
+    engine: Engine,
+    writer: Writer,
+    progress: ProgressReporter,
+    room: int | None = None,
+    until: float = math.inf,
+) -> Kept:
+    """Add the workspace to a backup that is of its format. ``room``: bytes that may be written, None for any number;
+    ``until``: when it is given up, in seconds since the epoch.
 
     The notebook's side cannot make the backup fail: what it does not give is missing, and named.
     """
     if writer.about.get("format") != WITH_WORKSPACE:
         return Kept()
     progress.step("workspace")
-    return _Backup(engine, writer, rules(engine), progress, room).run()
+    return _Backup(engine, writer, rules(engine, until), progress, room).run()
 
 
 def stage(engine: Engine, rest: Restorable, members: Iterator[Member], progress: ProgressReporter) -> Staged:

@@ -51,7 +51,7 @@ def backup(given: Flags, with_secrets: bool) -> int:
     if with_secrets:
         plain = "in plain text; only you can read the file (0600): keep it so"
         console.notice(f"the backup holds this project's secrets {'encrypted' if health.encrypted else plain}")
-    return FAILED if health.damaged or health.gone else 0
+    return FAILED if health.bad or health.gone else 0
 
 
 def verify(given: Flags, place: str, repair: bool) -> int:

@@ -6,13 +6,14 @@ What that program says is the notebook's word: it is bounded, checked, and may e
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import resources
 from typing import IO, TYPE_CHECKING, Any
 
 from helpers.data import sent_program
@@ -32,7 +33,7 @@ SILENCE = 300  # seconds without a word after which the program counts as stuck
 SLOWEST, LEAST = 2**19, 1800  # bytes a second that are waited for, after so many seconds
 LINE = 2**16
 UNREADABLE = "cannot be read"
-MOST = 20_000_000  # entries of a workspace
+MOST, LONGEST_LIST = 20_000_000, 2**30  # entries of a workspace, and bytes that name them: they go to the disk
 _TIME = 2**62
 
 
@@ -47,10 +48,12 @@ class Unfit(TrackbedError):
 
 @dataclass(frozen=True)
 class Rules:
-    """What stays out of a backup: patterns of names, and files of more than ``largest`` bytes."""
+    """What stays out of a backup: patterns of names, and files of more than ``largest`` bytes; and what is not there
+    ``until`` then, in seconds since the epoch."""
 
     patterns: tuple[str, ...]
     largest: int
+    until: float = math.inf
 
     @property
     def text(self) -> str:
@@ -70,19 +73,27 @@ def present(engine: Engine) -> bool:
 class Reader:
     """The program's words: a line or so many bytes, within a time. ``fail`` makes the error from why not."""
 
-    def __init__(self, pipe: Pipe, size: int = 0, fail: Callable[[str], TrackbedError] = Unfit) -> None:
+    def __init__(
+        self,
+        pipe: Pipe,
+        size: int = 0,
+        fail: Callable[[str], TrackbedError] = Unfit,
+        until: float = math.inf,
+    ) -> None:
         self._fail = fail
         self._pipe, self._handle, self._rest = pipe, pipe.out.fileno(), bytearray()
-        self._end = time.monotonic() + LEAST + size / SLOWEST
+        self._end, self.taken = _end(size, until), 0
 
     def _more(self) -> bool:
-        if time.monotonic() > self._end:
-            raise self._fail("it takes too long")
-        ready, _, _ = select.select([self._handle], [], [], SILENCE)
-        if not ready:
+        left = self._end - time.monotonic()
+        ready, _, _ = select.select([self._handle], [], [], max(min(SILENCE, left), 0.0))
+        if not ready and left > SILENCE:
             raise self._fail(f"no answer for {SILENCE} s")
+        if not ready or left <= 0:
+            raise self._fail("it takes too long")
         data = os.read(self._handle, 2**18)
         self._rest += data
+        self.taken += len(data)
         if not data:
             finish(self._pipe, 10, self._fail)  # its own words are better
         return bool(data)
@@ -110,6 +121,11 @@ class Reader:
         return result
 
 
+def _end(size: int, until: float) -> float:
+    """When so many bytes have to be there, as ``time.monotonic`` has it; ``until``: at the latest."""
+    return time.monotonic() + min(LEAST + size / SLOWEST, until - time.time())
+
+
 def finish(pipe: Pipe, timeout: float = END_SECONDS, fail: Callable[[str], TrackbedError] = Unfit) -> None:
     """Wait for the program's good end. Raises what ``fail`` makes of its words."""
     try:
@@ -120,12 +136,20 @@ def finish(pipe: Pipe, timeout: float = END_SECONDS, fail: Callable[[str], Track
 
 def program() -> bytes:
     """The text of the program."""
-    return sent_program.joined(*(Path(__file__).with_name(f"{part}.py") for part in PARTS))
+    folder = resources.files(__package__)  # in a pod it is in a zip
+    return sent_program.joined(*(folder / f"{part}.py" for part in PARTS))
 
 
 @contextmanager
-def _running(engine: Engine, *words: str, on_wait: Callable[[float], None] = lambda seconds: None) -> Iterator[Pipe]:
-    """The program with that task. Raises Unfit. ``on_wait`` is given the seconds in which it took nothing."""
+def _running(
+    engine: Engine,
+    *words: str,
+    size: int = 0,
+    until: float = math.inf,
+    on_wait: Callable[[float], None] = lambda seconds: None,
+) -> Iterator[Pipe]:
+    """The program with that task. Raises Unfit. ``size``: what it is given in bytes, or more; ``on_wait`` is given the
+    seconds in which it took nothing."""
     text = program()
     with ExitStack() as stack:
         try:
@@ -133,6 +157,7 @@ def _running(engine: Engine, *words: str, on_wait: Callable[[float], None] = lam
         except TrackbedError as error:
             raise Unfit(error.message) from None
         pipe.into.patience, pipe.into.on_wait = SILENCE, on_wait
+        pipe.into.end = _end(size, until)
         with _sending():
             pipe.into.write(text)
         yield pipe
@@ -145,8 +170,8 @@ def _sending() -> Iterator[None]:
         yield
     except BrokenPipeError:
         pass  # finish tells why
-    except Stuck:
-        raise Unfit(f"it has taken nothing for {SILENCE} s") from None
+    except Stuck as error:
+        raise Unfit(error.message.removeprefix("python ")) from None
 
 
 def is_name(name: object) -> bool:
@@ -182,13 +207,15 @@ def is_line(line: list[Any], largest: int) -> bool:
 
 def listing(engine: Engine, rules: Rules) -> Iterator[list[Any]]:
     """What is in the workspace; workspace_script.py tells the lines. Raises Unfit."""
-    with _running(engine, "list", rules.text) as pipe:
-        reader, count = Reader(pipe), 0
+    with _running(engine, "list", rules.text, until=rules.until) as pipe:
+        reader, count = Reader(pipe, until=rules.until), 0
         pipe.close()
         while (line := reader.line())[0] != "end":
             count += 1
-            if not is_line(line, rules.largest if line[0] == "file" else _TIME) or count > MOST:
+            if not is_line(line, rules.largest if line[0] == "file" else _TIME):
                 raise Unfit("its list is wrong")
+            if count > MOST or reader.taken > LONGEST_LIST:
+                raise Unfit("it has too many files")
             yield line
         finish(pipe)
     if line[1:] != [count]:
@@ -237,8 +264,8 @@ def read(
 
     Raises Unfit; a content that ended early was taken before that. ``size``: bytes that are expected.
     """
-    with _running(engine, "read", rules.text) as pipe:
-        reader = Reader(pipe, size)
+    with _running(engine, "read", rules.text, size=size, until=rules.until) as pipe:
+        reader = Reader(pipe, size, until=rules.until)
         with _sending():
             for name in names():
                 pipe.into.write(json.dumps(name).encode() + b"\n")
@@ -277,7 +304,7 @@ def write(
 
     Raises TrackbedError, and then the folder is gone.
     """
-    with _running(engine, "write", str(size), on_wait=on_wait) as pipe:
+    with _running(engine, "write", str(size), size=size, on_wait=on_wait) as pipe:
         with _sending():
             for name, length, content in members:
                 pipe.into.write(json.dumps(["file", name, length]).encode() + b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import re
 import select
@@ -30,11 +31,12 @@ class Stuck(TrackbedError):
 
 class Input:
     """A command's stdin, unbuffered. ``patience``: seconds in which it has to take something of what is written;
-    ``on_wait`` is given the seconds now and then while it takes nothing."""
+    ``end``: when it has to have taken all of it, as ``time.monotonic`` has it; ``on_wait`` is given the seconds now and
+    then while it takes nothing."""
 
     def __init__(self, what: str, stream: IO[bytes]) -> None:
         self._what, self._stream = what, stream
-        self.patience = PATIENCE
+        self.patience, self.end = PATIENCE, math.inf
         self.on_wait: Callable[[float], object] = lambda seconds: None
         os.set_blocking(stream.fileno(), False)
 
@@ -43,6 +45,11 @@ class Input:
         left = memoryview(data).cast("B")
         handle, since, told = self._stream.fileno(), time.monotonic(), 0.0
         while left:
+            if time.monotonic() > self.end:
+                raise Stuck(
+                    f"{self._what} takes its input too slowly",
+                    "`invoke status` shows whether it is well; then run the same command again",
+                )
             try:
                 left = left[os.write(handle, left) :]
                 since, told = time.monotonic(), 0.0

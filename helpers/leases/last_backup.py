@@ -37,7 +37,8 @@ class Setup:
 class Record:
     """How it went, for the lease that ends at ``end``. Times in seconds since the epoch, 0 for never.
 
-    ``needs``: seconds that it is expected to take, as of ``measured``; ``lead``: how long before the end it begins.
+    ``needs``: seconds that it is expected to take, as of ``measured``, and ``reads`` of them to be read back; ``lead``:
+    how long before the end it begins.
     ``state``: of the last try, running, done or failed, with its ``problem``, since ``tried``. What follows is of the
     last one that was read back: as `restore` takes it; its moment in the ``database`` and the ``prefix`` of the
     objects; how long it took; ``later``: what came after it, in lines, as of ``looked``.
@@ -59,6 +60,7 @@ class Record:
     reading: float = 0.0  # bytes a second, as it was read back
     later: list[str] = field(default_factory=list)
     looked: float = 0.0
+    reads: float = 0.0
 
     def begins(self, announced: bool = False) -> float:
         """When the first one begins; at once where the end was announced."""

@@ -241,7 +241,7 @@ def condition(settings: Settings, of_engine: OfEngine = nothing) -> Condition | 
     elif result.state == "done" and result.problem:
         problem, fix = (
             f"the last backup is whole, but {result.problem}",
-            f"`invoke backup.list {schedule.place}` shows them",
+            f"`invoke backup --to={schedule.place}` makes another and says more",
         )
     elif result.state == "running" and not runs.under_way:
         problem, fix = "the last scheduled backup was interrupted", "it is tried again within an hour"

@@ -38,6 +38,7 @@ STAND_INS: dict[str, tuple[Mapping[str, str], tuple[int, ...], str]] = {
     "jupyter": ({**LABELS, PART: "jupyter", **FRONTEND}, (8888,), "node2"),
     "schema": ({**LABELS, PART: "schema", **BACKEND}, (8000,), "node2"),
     "bucket": ({**LABELS, PART: "bucket", **BACKEND}, (8000,), "node1"),
+    "backup": ({**LABELS, PART: "backup", **BACKEND}, (8000,), "node1"),
     "run-mlflow": ({**LABELS, PART: "run-mlflow", **BACKEND, **FRONTEND}, (8000,), "node2"),
     "gateway": ({**LABELS, PART: "gateway"}, (8000, 8888), "node1"),
     "instance": ({**LABELS, PART: "postgres", "cnpg.io/cluster": "postgres"}, (5432, 8000), "node2"),
@@ -58,6 +59,7 @@ BASE = {
     "jupyter": {"mlflow:8000", "store:9000"} | OUT,
     "schema": SERVERS | OUT,
     "bucket": SERVERS | OUT,
+    "backup": SERVERS | OUT,
     "run-mlflow": {"mlflow:8000"} | SERVERS | OUT,
     "gateway": set[str](),
     "instance": set[str](),
@@ -70,7 +72,7 @@ BASE = {
 }
 GATEWAY = {"gateway:8000", "gateway:8888"}
 BEHIND = {"mlflow:8000", "jupyter:8888"}
-BACK = ("mlflow", "schema", "bucket", "run-mlflow")
+BACK = ("mlflow", "schema", "bucket", "backup", "run-mlflow")
 
 
 def changed(*rows: tuple[str, set[str], set[str]]) -> dict[str, set[str]]:
@@ -85,6 +87,10 @@ def changed(*rows: tuple[str, set[str], set[str]]) -> dict[str, set[str]]:
 EXPECTED = {
     (): BASE,
     ("isolated",): changed(*((name, set[str](), OUT - {"dns"}) for name in BACK)),
+    ("scheduled-backups",): changed(("backup", {"jupyter:8888"}, set())),
+    ("isolated", "scheduled-backups"): changed(
+        *((name, set[str](), OUT - {"dns"}) for name in BACK if name != "backup"), ("backup", {"jupyter:8888"}, set())
+    ),
     ("ingress",): changed(("", BEHIND, set())),
     ("gateway",): changed(
         ("", GATEWAY, set()),

@@ -83,7 +83,7 @@ def backs_up(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Health]) -> list
     """Backups are made by ``act``; gives where to, as they are made."""
     made: list[str] = []
 
-    def made_to(project: Project, to: str, *_: object) -> tuple[str, dict[str, Any], Health]:
+    def made_to(project: Project, to: str, *_: object, **named: object) -> tuple[str, dict[str, Any], Health]:
         made.append(to)
         return f"{to}backups/x.json", MANIFEST, act()
 

@@ -68,7 +68,7 @@ class Place:
         self.size, self.made = 2**20, 0
         self.takes = 1.0
 
-    def create(self, lab: Project, to: str, *_: object) -> tuple[str, dict[str, Any], Health]:
+    def create(self, lab: Project, to: str, *_: object, **named: object) -> tuple[str, dict[str, Any], Health]:
         store = Folder(self.folder)
         about = {"made": datetime.fromtimestamp(self.clock.now, UTC).isoformat(), "project_id": create.identity(lab)}
         with repository_writer.Writer(store, lab.settings.project, about, "x") as writer:
@@ -518,9 +518,11 @@ def test_what_is_known_of_it_stays_when_the_project_stops(place: Place, machine:
 
 def test_one_that_lacks_something_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.clock.before(60)
-    monkeypatch.setattr(create, "create", lambda *given: (*place.create(*given)[:2], Health(("x",), True)))
+    monkeypatch.setattr(
+        create, "create", lambda *given: (*place.create(*given)[:2], Health(("x",), lacks="the workspace: x"))
+    )
     assert not place.look().ok
-    assert "whole, but it lacks" in told(place.lab)[1] and told(place.lab)[2]["verified"]
+    assert "whole, but it lacks files of the workspace: x" in told(place.lab)[1] and told(place.lab)[2]["verified"]
 
 
 def test_a_damaged_record_is_none(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -10,19 +11,31 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from helpers.backups import create, damage, in_cluster, last_in_cluster, later, lead, prune, repository_writer
+from helpers.backups import (
+    create,
+    damage,
+    in_cluster,
+    last_in_cluster,
+    later,
+    lead,
+    notebook_relay,
+    prune,
+    repository_writer,
+    workspace,
+)
 from helpers.backups.storage import Folder
+from helpers.backups.workspace import Kept
 from helpers.data import database
-from helpers.engines.kubernetes import kustomization, scheduled_backups
+from helpers.engines.kubernetes import backup_plan, kustomization, scheduled_backups
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.errors import TrackbedError
 from helpers.leases import last_backup
 from helpers.leases.last_backup import Record, Setup
-from helpers.project import backup_schedule
+from helpers.project import backup_runs, backup_schedule
 from helpers.project.backup_runs import CLUSTER, HOUR, TOLD, Good, Result, Runs, Schedule
 from tests.unit.fake_kubectl import FakeKubectl
 from tests.unit.fakes import project
@@ -73,7 +86,7 @@ def adds(monkeypatch: pytest.MonkeyPatch, store: Folder) -> list[Any]:
     """`create.add` writes a backup of nothing; gives the projects and engines that it was asked for."""
     seen: list[Any] = []
 
-    def add(project: Any, engine: Any, target: Folder, *_: Any) -> create.Added:
+    def add(project: Any, engine: Any, target: Folder, *_: Any, **named: Any) -> create.Added:
         seen.append((project, engine))
         about = {"made": datetime.now(UTC).isoformat(), "project_id": create.identity(project), "seconds": 1}
         with repository_writer.Writer(store, "lab", about, "x") as writer:
@@ -213,10 +226,10 @@ def test_the_last_backup_of_a_lease_is_made_in_time_and_again_while_something_co
     add = adds(monkeypatch, store)
     original = create.add
 
-    def made(*words: Any) -> Any:
+    def made(*words: Any, **named: Any) -> Any:
         after.clear()
         clock.now += 20
-        return original(*words)
+        return original(*words, **named)
 
     monkeypatch.setattr(create, "add", made)
     clock.events = [
@@ -287,10 +300,10 @@ def test_a_last_backup_that_fails_is_tried_again_while_there_is_time(
     seen, original = adds(monkeypatch, store), create.add
     failures = iter([TrackbedError("the bucket does not answer", "")])
 
-    def add(*words: Any) -> Any:
+    def add(*words: Any, **named: Any) -> Any:
         for error in failures:
             raise error
-        return original(*words)
+        return original(*words, **named)
 
     monkeypatch.setattr(create, "add", add)
     begun = clock.now
@@ -505,6 +518,61 @@ def test_a_schedule_is_a_cron_job_with_a_secret_of_its_own(tmp_path: Path, monke
     assert content is engine.rendering
     (given.settings.folder / "backup-schedule.json").write_text("[]")  # damaged: `status` says so, a start goes on
     assert engine.deployment.scheduled is None
+
+
+def test_the_pods_get_the_notebooks_token_where_they_read_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the way to it is open only then that there is a schedule."""
+    FakeKubectl(tmp_path / "bin", monkeypatch)
+    for files in (False, True):
+        given = project(tmp_path / str(files), engine="kubernetes", backup_s3_endpoint="http://s3:9000")
+        given = replace(given, settings=replace(given.settings, backup_workspace=files))
+        given.state.save()
+        EVERY6H.save(given.settings.folder)
+        engine = KubernetesEngine(given)
+        (secret,) = engine.backups.secrets()
+        content = {name: base64.b64decode(text).decode() for name, text in secret["data"].items()}
+        told = json.loads(content["plan.json"])
+        assert content.get(notebook_relay.TOKEN) == (given.credentials()["JUPYTER_TOKEN"] if files else None)
+        assert told["workspace"] == ("/home/jovyan/work" if files else "")
+        assert set(told["settings"]) == set(backup_plan.SETTINGS) and backup_plan.TOKEN == notebook_relay.TOKEN
+        if files:
+            pod = in_cluster.Pod("", "", SimpleNamespace(**told["settings"]), {}, {}, told["workspace"])
+            rules = workspace.rules(cast("Any", pod))
+            assert rules.largest == 2**30 and ".venv" in rules.patterns
+            assert content[notebook_relay.TOKEN] not in content["plan.json"]
+
+
+def test_a_backup_that_lacks_the_notebooks_files_is_told_and_nothing_is_forgotten(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy would take away the last one that has them."""
+    store, pruned = Folder(tmp_path / "repo"), list[Any]()
+    adds(monkeypatch, store)
+    original = create.add
+
+    def add(*words: Any, **named: Any) -> create.Added:
+        assert named["with_workspace"] and 0 < named["files_until"] - time.time() <= 3 * HOUR
+        return replace(original(*words), kept=Kept(problem="the notebook's workspace: no answer"))
+
+    monkeypatch.setattr(create, "add", add)
+    monkeypatch.setattr(prune, "prune", lambda *words: pruned.append(words))
+    result = in_cluster.run(plan(), ENVIRON, store, time.time())
+    assert result.problem == "it lacks files of the notebook's workspace: no answer" and result.good and not pruned
+
+
+@pytest.mark.parametrize(
+    ("left", "reads", "kept"),
+    [(900.0, 10.0, 300.0), (900.0, 300.0, 450.0), (9000.0, 1000.0, 1500.0), (100.0, 0.0, 50.0)],
+)
+def test_the_notebook_gets_no_time_that_the_last_backup_needs(left: float, reads: float, kept: float) -> None:
+    assert lead.files_until(NOW, reads, NOW - left) == NOW - kept
+
+
+@pytest.mark.parametrize(("every", "hours"), [(1, 0.5), (6, 3), (24, 12), (240, 12)])
+def test_a_scheduled_backup_gives_the_notebook_up_before_the_next_is_due(every: float, hours: float) -> None:
+    assert backup_runs.files_until(replace(EVERY6H, every=every * HOUR), NOW) == NOW + hours * HOUR
 
 
 def test_a_stop_keeps_what_is_known_of_the_last_good_backup(tmp_path: Path) -> None:

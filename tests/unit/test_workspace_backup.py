@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import socket
 import stat
 import sys
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,17 +73,17 @@ def put(notebook: Notebook, name: str, content: bytes = b"content", mode: int = 
     return path
 
 
-def back_up(notebook: Notebook, place: Path) -> tuple[Path | Snapshot, workspace.Kept]:
+def back_up(notebook: Notebook, place: Path, until: float = math.inf) -> tuple[Path | Snapshot, workspace.Kept]:
     """Into an archive where the place is called so, else into a repository."""
     about = {"made": "2026-01-01T00:00:00+00:00", **workspace.about(notebook, True)}  # type: ignore[arg-type]
     if place.suffix == ".tar":
         with place.open("wb") as stream:
             writer = archive.Writer(stream, about)
-            kept = workspace.back_up(notebook, writer, Silent())  # type: ignore[arg-type]
+            kept = workspace.back_up(notebook, writer, Silent(), until=until)  # type: ignore[arg-type]
             writer.finish(FACTS | kept.facts)
         return place, kept
     with Writer(Folder(place), "p", about, "here") as writing:
-        kept = workspace.back_up(notebook, writing, Silent())  # type: ignore[arg-type]
+        kept = workspace.back_up(notebook, writing, Silent(), until=until)  # type: ignore[arg-type]
         name, _ = writing.finish(FACTS | kept.facts)
     return Snapshot(Folder(place), name), kept
 
@@ -134,7 +136,7 @@ def test_a_notebook_that_takes_nothing_is_not_waited_for(
     rest = salvage.complete(source, None)
     before, members = workspace.split(rest.members())
     assert list(before)
-    with pytest.raises(TrackbedError, match="taken nothing for 1 s") as caught:
+    with pytest.raises(TrackbedError, match="has taken none of its input for 1 s") as caught:
         workspace.stage(other, rest, members, progress)  # type: ignore[arg-type]
     assert "--no-workspace" in caught.value.hint and any("takes no files" in line for line in told)
 
@@ -304,6 +306,27 @@ def test_a_notebook_that_says_nothing_is_given_up(
     notebook.replaced = "import time; time.sleep(600)"
     _, kept = back_up(notebook, place)
     assert "no answer" in kept.problem
+
+
+def test_files_that_come_too_late_are_not_waited_for(notebook: Notebook, place: Path) -> None:
+    put(notebook, "file")
+    _, kept = back_up(notebook, place, until=0.0)
+    assert kept.problem and not kept.files
+
+
+def test_input_that_is_taken_in_drops_is_not_waited_for() -> None:
+    """Before, each byte that the notebook took began its time again."""
+    with piped("python", [sys.executable, "-c", "import os\nwhile os.read(0, 1): pass"]) as pipe:
+        pipe.into.end = time.monotonic() + 0.5
+        with pytest.raises(streaming.Stuck, match="too slowly"):
+            pipe.into.write(bytes(2**28))
+
+
+def test_a_list_without_end_fills_no_disk(notebook: Notebook, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace_files, "LONGEST_LIST", 2**20)
+    notebook.replaced = "import json\nn = 0\nwhile True: n += 1; print(json.dumps(['dir', f'{n}', 0, 0]))"
+    _, kept = back_up(notebook, place)
+    assert "too many files" in kept.problem
 
 
 def test_a_file_that_ends_early_is_named_and_not_restored(

@@ -10,15 +10,32 @@ from typing import Any
 from helpers import code_bundle
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.project.backup_runs import LAST_LOOKS
+from helpers.services import JUPYTER
 
 PROGRAM = "helpers.backups.in_cluster"
+SETTINGS = (
+    "s3_endpoint",
+    "s3_bucket",
+    "data_volume",
+    "backup_workspace_exclude",
+    "backup_workspace_largest",
+)
+# what it sends to the notebook (helpers/data/workspace_files.py)
+SENT = tuple(
+    f"helpers.data.{part}" for part in ("folder_walk", "workspace_parts", "workspace_restoring", "workspace_script")
+)
 LACKING = ("tenacity",)  # what it needs and MLflow's image does not have
-PLAN, CERTIFICATES = "plan.json", "ca.crt"  # as PROGRAM reads them
+PLAN, CERTIFICATES, TOKEN = "plan.json", "ca.crt", "jupyter-token"  # as PROGRAM reads them
+
+
+def asks_the_notebook(deployment: KubernetesDeployment) -> bool:
+    """Whether the pods read the notebook's files."""
+    return deployment.settings.backup_workspace and JUPYTER in deployment.services
 
 
 def code() -> bytes:
     """The modules that it runs, as a zip."""
-    return code_bundle.bundle(PROGRAM, LACKING)
+    return code_bundle.bundle(PROGRAM, LACKING, SENT)
 
 
 def lease_end(deployment: KubernetesDeployment) -> float:
@@ -47,7 +64,8 @@ def plan(deployment: KubernetesDeployment, images: Mapping[str, str]) -> dict[st
         "instance": state.instance,
         "engine": "kubernetes",
         "store": deployment.object_store,
-        "settings": {"s3_endpoint": settings.s3_endpoint, "s3_bucket": settings.s3_bucket},
+        "settings": {name: getattr(settings, name) for name in SETTINGS},
+        "workspace": str(deployment.workspace) if asks_the_notebook(deployment) else "",
         "remembered": dict(state.remembered),
         "versions": {f"image {service}": reference for service, reference in images.items()},
         "environment": deployment.proxies,

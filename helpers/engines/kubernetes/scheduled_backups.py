@@ -17,9 +17,11 @@ from helpers.engines.kubernetes.rendering import Rendering
 from helpers.leases import last_backup
 from helpers.project import backup_schedule, users
 from helpers.project.backup_runs import TOLD, Result, Runs
+from helpers.project.credentials import JUPYTER_TOKEN
 from helpers.services import State
 
 NAME = "backup"  # of the CronJob, of its pods' container, and their component
+TO_NOTEBOOK = "backup-to-jupyter"
 KINDS = "jobs,pods"
 MINUTE = 60.0
 STUCK = 10 * MINUTE  # seconds after which a pod that has not begun is told of
@@ -57,6 +59,8 @@ class ScheduledBackups(KubernetesComponent):
             files[users.FILE] = logins.read_text(encoding="utf-8")
         if self.deployment.certificates:
             files[backup_plan.CERTIFICATES] = self.deployment.certificates
+        if backup_plan.asks_the_notebook(self.deployment):
+            files[backup_plan.TOKEN] = self.deployment.project.credentials()[JUPYTER_TOKEN]
         content = {path: base64.b64encode(text.encode()).decode() for path, text in files.items()}
         return [secrets.secret(self.deployment, secrets.name(NAME), NAME, content)]
 
@@ -92,7 +96,9 @@ class ScheduledBackups(KubernetesComponent):
 
 def _is_ours(thing: Object) -> bool:
     """Whether an object is one of the schedule's: kustomize puts a hash behind the names of ConfigMaps."""
-    return objects.name(thing) == NAME or objects.name(thing).startswith((f"{NAME}-code-", f"{NAME}-tools-"))
+    return objects.name(thing) in (NAME, TO_NOTEBOOK) or objects.name(thing).startswith(
+        (f"{NAME}-code-", f"{NAME}-tools-")
+    )
 
 
 def runs(listed: list[Object], installed: bool, now: float, since: float = 0.0) -> Runs:
