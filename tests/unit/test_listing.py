@@ -18,7 +18,7 @@ DECLARATIONS = {
     "helpers.settings",
     *(f"helpers.settings.{name}" for name in ("flags", "model", "declaration", "declared", "kinds", "parsers")),
     *(f"helpers.settings.declared.{path.stem}" for path in (ROOT / "helpers" / "settings" / "declared").glob("*.py")),
-    *(f"helpers.{name}" for name in ("gpu", "gpu.node_types", "references", "errors", "suggestions")),
+    *(f"helpers.{name}" for name in ("byte_code", "gpu", "gpu.node_types", "references", "errors", "suggestions")),
 }
 
 
