@@ -261,10 +261,13 @@ class Uv:
 
     def __init__(self, venv: Venv, *answers: str) -> None:
         self.venv, self.answers, self.cleaned = venv, list(answers), list[str]()
+        self.cleans, self.caches = True, list[str]()
 
     def follow(self, argv: list[str], *_: object, **more: object) -> tuple[int, list[str]]:
         if argv[1] == "venv":
+            safe_files.remove(self.venv.site)
             return 0, []
+        self.caches.append(dict(more["env"]).get("UV_CACHE_DIR", ""))  # type: ignore[call-overload]
         answer = self.answers.pop(0)
         (info := self.venv.site / "thing-1.0.dist-info").mkdir(parents=True)
         (self.venv.site / "thing.json").write_text("{}" if answer != "cut short" else "")
@@ -274,7 +277,7 @@ class Uv:
     def attempt(self, argv: list[str], *_: object, **more: object) -> ExecResult:
         if argv[1] == "cache":
             self.cleaned = argv[1:]
-        return ExecResult(0, "", "")
+        return ExecResult(0 if self.cleans else 124, "", "no end after 120 s")
 
 
 INVALID = """error: Failed to install: thing-1.0-py3-none-any.whl (thing==1.0)
@@ -308,9 +311,11 @@ def test_what_a_power_cut_left_in_uvs_cache_is_fetched_again(
     [
         "error: Failed to fetch\n  cause: dns error",
         "error: Failed to install: thing-1.0.whl\n  cause: No space left on device (os error 28)",
+        "error: Failed to install: thing-1.0.whl\n  cause: Permission denied (os error 13)",
+        "error: Failed to install: thing-1.0.whl\n  cause: Too many open files (os error 24)",
     ],
 )
-def test_a_cache_is_kept_where_the_network_or_a_full_disk_is_to_blame(
+def test_a_cache_is_kept_where_the_network_a_right_or_a_limit_is_to_blame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     (tmp_path / "lock.txt").write_text("thing==1.0\n")
@@ -338,6 +343,63 @@ def test_a_package_that_is_damaged_however_often_it_is_fetched_is_told(
     with pytest.raises(TrackbedError, match="The wheel is invalid") as raised:
         venv.make("", Silent())
     assert "it was fetched twice" in raised.value.hint
+
+
+@pytest.mark.parametrize("damage", ["cut short", INVALID])
+def test_a_cache_that_cannot_be_cleaned_is_not_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """Another uv may hold it: what is damaged there would be installed once more, and count as installed."""
+    (tmp_path / "lock.txt").write_text("thing==1.0\n")
+    venv = Venv(tmp_path, "mlflow", tmp_path / "lock.txt")
+    (site := venv.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+    monkeypatch.setattr(Venv, "site", site)
+    monkeypatch.delenv("UV_CACHE_DIR", raising=False)
+    uv, told = Uv(venv, damage, "well"), list[str]()
+    uv.cleans = False
+    monkeypatch.setattr(Silent, "step", lambda _, line: told.append(line))
+    monkeypatch.setattr(venvs, "_linkable_cache", lambda *_: True)
+    monkeypatch.setattr("helpers.commands.follow", uv.follow)
+    monkeypatch.setattr("helpers.commands.attempt", uv.attempt)
+    venv.make("", Silent())
+    assert uv.caches == ["", str(tmp_path / ".cache")]
+    assert told[-1] == f"uv's cache stays as it is (no end after 120 s): using {tmp_path}/.cache"
+
+
+def test_a_file_that_stays_shorter_than_its_package_lists_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock.txt").write_text("thing==1.0\n")
+    venv = Venv(tmp_path, "mlflow", tmp_path / "lock.txt")
+    (site := venv.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+    monkeypatch.setattr(Venv, "site", site)
+    told: list[str] = []
+    monkeypatch.setattr(Silent, "step", lambda _, line: told.append(line))
+    monkeypatch.setattr(venvs, "_linkable_cache", lambda *_: False)
+    monkeypatch.setattr("helpers.commands.follow", Uv(venv, "cut short", "cut short").follow)
+    venv.make("", Silent())
+    assert told[-1] == "thing.json is not what its package lists, also after it was fetched again"
+
+
+def test_a_cache_that_is_linked_to_by_symbolic_links_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cleans it would empty every venv that has such links, also those of others."""
+    uv = uv_with_cache(tmp_path)
+    assert venvs._linkable_cache(uv, {"UV_LINK_MODE": "copy"}, tmp_path)
+    assert not venvs._linkable_cache(uv, {"UV_LINK_MODE": "symlink"}, tmp_path)
+    for mode, left in (("symlink", {}), ("copy", {"UV_LINK_MODE": "copy"})):
+        environment = {"UV_LINK_MODE": mode, "UV_NO_CACHE": "1"}
+        Venv(tmp_path, "mlflow", tmp_path / "lock.txt")._use_own_cache(environment)
+        assert environment == {"UV_CACHE_DIR": str(tmp_path / ".cache"), **left}
+
+
+@pytest.mark.parametrize("content", [b"\0" * 200_000, b"thing/__init__.py\0.py,sha256=x,2\n", b"\xff\xfe,,\n"])
+def test_a_damaged_list_of_a_package_ends_in_no_traceback(venv: Venv, content: bytes) -> None:
+    record = venv.site / "thing-1.0.dist-info" / "RECORD"
+    record.write_bytes(content)
+    assert venv.problem().endswith(" is missing")
+    assert venvs._cut_short(venv.site) == "thing-1.0.dist-info/RECORD"
 
 
 def test_a_venv_is_on_the_disk_before_it_counts_as_made(venv: Venv, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import re
 import shlex
@@ -21,6 +22,9 @@ from helpers.wheel_download import SEEDS, uv_program
 
 MINIMUM = (3, 11)
 CACHE_LEAST = 2 << 30  # bytes: what all packages need there
+CLEAN_SECONDS = 120  # for uv to empty its cache, which waits for those who use it
+DAMAGE = {errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.EISDIR}  # others: a missing right, a full disk, a limit
+SYMLINK = "symlink"  # one of uv's link modes
 UV_SOURCES = ("UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_TORCH_BACKEND")
 BUNDLE_ADVICE = "is there room on the disk? Otherwise make the bundle again, with this version of Trackbed"
 
@@ -110,6 +114,8 @@ class Venv:
                     rows = [row for row in csv.reader(stream) if row]
                 if not rows:
                     return name  # emptied by a power cut
+            except (ValueError, csv.Error):
+                return name  # no text any more
             except OSError:
                 # a notebook's user may have upgraded a package: another version's folder is as good
                 if self.upgraded and list(site.glob(name.split("-")[0] + "-*.dist-info")):
@@ -145,21 +151,33 @@ class Venv:
             environment = {name: value for name, value in environment.items() if name not in UV_SOURCES}
         linkable = _linkable_cache(uv, environment, self.root)
         if not linkable:
-            safe_files.own_folder(self._cache, 0o700)
-            environment["UV_CACHE_DIR"] = str(self._cache)
-            environment.pop("UV_NO_CACHE", None)
+            self._use_own_cache(environment)
         argv, lines = self._install(uv, interpreter, environment, progress, wheels)
         if damaged := _damaged_wheel(lines) if argv else _cut_short(self.site):
             progress.step(f"uv's cache is damaged ({damaged}): fetching the packages of {self.name} again")
-            if linkable:
-                commands.attempt([uv, "cache", "clean", *self._packages()], 120, env=environment, cwd="/")
-            else:
+            if not linkable or not self._clean(uv, environment, progress):
                 safe_files.remove(self._cache)  # what other venvs link to stays theirs
-                safe_files.own_folder(self._cache, 0o700)
+                self._use_own_cache(environment)
             argv, lines = self._install(uv, interpreter, environment, progress, wheels)
+            if not argv and (damaged := _cut_short(self.site)):
+                progress.step(f"{damaged} is not what its package lists, also after it was fetched again")
         if argv:
             raise self._failure(argv, [line.strip() for line in lines], wheels)
         self._finish()
+
+    def _use_own_cache(self, environment: dict[str, str]) -> None:
+        safe_files.own_folder(self._cache, 0o700)
+        environment["UV_CACHE_DIR"] = str(self._cache)
+        environment.pop("UV_NO_CACHE", None)
+        if environment.get("UV_LINK_MODE") == SYMLINK:
+            del environment["UV_LINK_MODE"]
+
+    def _clean(self, uv: str, environment: Mapping[str, str], progress: ProgressReporter) -> bool:
+        """Remove the packages from uv's usual cache; whether it could be done. uv waits for others that use it."""
+        done = commands.attempt([uv, "cache", "clean", *self._packages()], CLEAN_SECONDS, env=environment, cwd="/")
+        if done.code:
+            progress.step(f"uv's cache stays as it is ({commands.last_line(done.stderr)}): using {self._cache}")
+        return not done.code
 
     def _install(
         self, uv: str, interpreter: str, environment: dict[str, str], progress: ProgressReporter, wheels: Path | None
@@ -267,28 +285,31 @@ def _reason(lines: list[str]) -> str:
 
 
 def _damaged_wheel(lines: list[str]) -> str:
-    """The package that uv could not link from its cache; "" where the network or a full disk is to blame."""
+    """The package that uv could not link from its cache; "" where the network, a right or a full disk is to blame."""
     said = "\n".join(lines)
     match = re.search(r"Failed to install: (\S+\.whl)", said)
-    return match[1] if match and not re.search(r"os error (28|122)\b", said) else ""
+    return match[1] if match and set(map(int, re.findall(r"os error (\d+)", said))) <= DAMAGE else ""
 
 
 def _cut_short(site: Path) -> str:
     """A file of a package that is shorter than its RECORD says, as a power cut leaves what uv unpacked; "" for none."""
     least: dict[str, int] = {}  # a file that two packages bring is one of them
     for record in site.glob("*.dist-info/RECORD"):
-        with record.open(newline="") as stream:
-            rows = {row[0]: row[-1] for row in csv.reader(stream) if row}
+        try:
+            with record.open(newline="") as stream:
+                rows = {row[0]: row[-1] for row in csv.reader(stream) if row}
+        except (OSError, ValueError, csv.Error):
+            rows = {}  # no text any more
         if f"{record.parent.name}/{record.name}" not in rows:
             return f"{record.parent.name}/{record.name}"
         for path, size in rows.items():
-            expected = int(size) if size.isdigit() else 0
+            expected = int(size) if size.isdecimal() else 0
             least[path] = min(expected, least.get(path, expected))
     for path, expected in least.items():
         try:
             if (site / path).stat().st_size < expected:
                 return path
-        except OSError:
+        except (OSError, ValueError):
             return path
     return ""
 
@@ -324,12 +345,13 @@ def _cache(uv: str, environment: Mapping[str, str]) -> Path | None:
 def _linkable_cache(uv: str, environment: Mapping[str, str], root: Path) -> bool:
     """Whether uv can keep in its usual cache what it downloads, and link the venvs below ``root`` to it: some room, the
     right to write, the same file system, and, for root, a way to it that is root's alone. One that was asked for may be
-    on another.
+    on another. Not by symbolic links: cleaning the cache would empty the venvs.
     """
     folder = _cache(uv, environment)
     try:
         return (
             folder is not None
+            and environment.get("UV_LINK_MODE") != SYMLINK
             and os.access(folder, os.W_OK | os.X_OK)
             and shutil.disk_usage(folder).free > CACHE_LEAST
             and (bool(environment.get("UV_CACHE_DIR")) or _device(folder) == _device(root))
@@ -348,7 +370,7 @@ def _whole(path: str, more: list[str]) -> bool:
     """Is it there, and not emptied by a power cut? ``more``: hash and size of a RECORD."""
     try:
         return bool(os.stat(path).st_size) or more[-1:] in ([], [""], ["0"])
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
