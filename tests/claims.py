@@ -7,11 +7,12 @@ import itertools
 import random
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 # Below what the kernel gives to outgoing connections (32768 and up): no client's socket may take one between the choice
 # and the start of a service. Above it begin the node ports of a cluster (30000).
 PORTS = range(20000, 30000)
+BLOCK = 20  # ports that are claimed at once: each claim is an open file, and many machines allow a process 1024
 _held: list[socket.socket] = []
 
 
@@ -37,14 +38,29 @@ def claim(name: str) -> bool:
 
 def first(names: Iterable[str]) -> str:
     """The first of some names that nobody has claimed, claimed."""
-    return next(name for name in names if claim(name))
+    for name in names:
+        if claim(name):
+            return name
+    raise AssertionError("all of them are taken: do suites run here that never end?")
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, and that no other test gets while this process lives."""
-    begin = random.choice(PORTS)
-    order = itertools.chain(range(begin, PORTS.stop), range(PORTS.start, begin))
-    return list(itertools.islice((port for port in order if claim(f"port-{port}") and _bindable(port)), count))
+    chosen = list(itertools.islice(filter(_bindable, _claimed), count))
+    assert len(chosen) == count, f"no more ports are free among {PORTS}: do suites run here that never end?"
+    return chosen
+
+
+def _ports() -> Iterator[int]:
+    """Those of one block after the other that nobody has claimed, claimed."""
+    blocks = range(PORTS.start, PORTS.stop, BLOCK)
+    begin = random.randrange(len(blocks))
+    for block in (*blocks[begin:], *blocks[:begin]):
+        if claim(f"ports-{block}"):
+            yield from range(block, block + BLOCK)
+
+
+_claimed = _ports()
 
 
 def _bindable(port: int) -> bool:

@@ -8,6 +8,8 @@ import sys
 import uuid
 from pathlib import Path
 
+import pytest
+
 from tests import claims
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +30,23 @@ def test_free_ports_are_nobodys_and_no_outgoing_connection_gets_them() -> None:
     assert len(set(chosen)) == 40 and set(chosen) <= set(claims.PORTS)
     first = Path("/proc/sys/net/ipv4/ip_local_port_range")
     assert not first.exists() or claims.PORTS.stop <= int(first.read_text().split()[0])
+
+
+def test_a_session_holds_few_files_open_for_its_ports() -> None:
+    """Where a process may open 1024, a claim for each port of a long session would be too many."""
+    before = len(claims._held)
+    claims.free_ports(20 * claims.BLOCK)
+    assert len(claims._held) - before <= 40
+
+
+def test_what_is_used_up_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_claimed", iter([claims.PORTS.start]))
+    monkeypatch.setattr(claims, "_bindable", lambda port: True)
+    with pytest.raises(AssertionError, match="no more ports are free"):
+        claims.free_ports(2)
+    monkeypatch.setattr(claims, "claim", lambda name: False)
+    with pytest.raises(AssertionError, match="all of them are taken"):
+        claims.first(["one", "two"])
 
 
 def test_a_port_that_somebody_listens_on_is_not_free() -> None:
