@@ -70,11 +70,11 @@ class SiteNetwork:
     @property
     def unreachable_proxies(self) -> tuple[str, ...]:
         """The proxies that containers cannot reach, without their passwords."""
-        return tuple(dict.fromkeys(masked(value) for value in self.proxies.values() if _is_loopback(value)))
+        return tuple(dict.fromkeys(shown(value) for value in self.proxies.values() if _is_loopback(value)))
 
     def __str__(self) -> str:
         parts = (
-            [f"proxy {', '.join(dict.fromkeys(map(masked, self.proxies.values())))} (from {self.origin})"]
+            [f"proxy {', '.join(dict.fromkeys(map(shown, self.proxies.values())))} (from {self.origin})"]
             if self.proxies
             else ["no proxy"]
         )
@@ -153,10 +153,15 @@ def trust(path: str) -> dict[str, str]:
     return dict.fromkeys(TRUST, path)
 
 
-def masked(text: str, shown: str = "") -> str:
-    """URLs without the login before their host, also one whose password has an @ in it. ``shown``: a user's name alone
+def masked(text: str, public: str = "") -> str:
+    """URLs without the login before their host, also one whose password has an @ in it. ``public``: a user's name alone
     that is no secret."""
-    return re.sub(rf"//(?!{re.escape(shown)}@)[^/\s]*@", "//***@", text)
+    return re.sub(rf"//(?!{re.escape(public)}@)[^/\s]*@", "//***@", text)
+
+
+def shown(proxy: str) -> str:
+    """A proxy without its login, also one without http://, as programs take it, or with a / in its password."""
+    return re.sub(r"^(\w+://)?.*@", r"\1***@", proxy)
 
 
 def bundles(environ: Mapping[str, str], passthrough: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
@@ -189,7 +194,10 @@ def _assignments(path: str) -> dict[str, str]:
 
 
 def _is_loopback(address: str) -> bool:
-    host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    try:
+        host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    except ValueError:
+        return False  # no address at all
     return host in ("localhost", "::1") or host.startswith("127.")
 
 

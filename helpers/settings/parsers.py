@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from helpers.gpu.node_types import CHOICES, GpuChoice
 from helpers.suggestions import nearest
@@ -103,12 +103,19 @@ def bucket(value: str, context: ParseContext) -> str:
     return value
 
 
-def endpoint(value: str, context: ParseContext) -> str:
+def _url(value: str) -> SplitResult:
+    """Its parts, where its host and port are some."""
     try:
         url = urlsplit(value)
-        port = url.port
+        _ = url.port
     except ValueError:
         raise InvalidValue from None
+    return url
+
+
+def endpoint(value: str, context: ParseContext) -> str:
+    url = _url(value)
+    port = url.port
     if not url.scheme or (url.scheme not in ("http", "https") and "://" not in value):
         raise InvalidValue(f"https://{value}" if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?/?", value) else "")
     if url.username is not None or url.password is not None:
@@ -125,11 +132,7 @@ def endpoint(value: str, context: ParseContext) -> str:
 
 
 def tracking_uri(value: str, context: ParseContext) -> str:
-    try:
-        url = urlsplit(value)
-        _ = url.port
-    except ValueError:
-        raise InvalidValue from None
+    url = _url(value)
     if "://" not in value:
         raise InvalidValue(f"https://{value}" if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[\w./-]*)?", value) else "")
     if url.username is not None or url.password is not None:
@@ -261,7 +264,7 @@ def data_volume(value: str, context: ParseContext) -> str:
 
 
 def index(value: str, context: ParseContext) -> str:
-    url = urlsplit(value)
+    url = _url(value)
     if url.scheme not in ("http", "https") or not url.hostname or url.password is not None or url.query:
         raise InvalidValue
     return value.rstrip("/")
@@ -381,7 +384,7 @@ def domain(value: str, context: ParseContext) -> str:
 
 
 def directory(value: str, context: ParseContext) -> str:
-    url = urlsplit(value)
+    url = _url(value)
     if (
         url.scheme != "https"
         or not re.fullmatch(r"[A-Za-z0-9.:-]+", url.netloc)

@@ -69,7 +69,7 @@ def parse(setting: Setting, value: Value, context: ParseContext) -> Any:
 
 def error(name: str, raw: str, origin: str, rule: str, suggestion: str = "") -> SettingError:
     """The one line: name, value (never a secret's), where from, what is allowed, nearest right word."""
-    safe = re.sub(r"//[^/]*@", "//***@", raw)  # a password in a URL
+    safe = re.sub(r"//.*@", "//***@", raw, flags=re.DOTALL)  # a password in a URL, also one with a /
     value = "" if BY_NAME[name].secret else "=" + shown(safe)
     hint = ""
     if origin == LAST_UP:

@@ -494,7 +494,11 @@ BAD_VALUES = [
     ),
     ("REGISTRY_MIRROR", "ghcr.io=m.example ghcr.io=n.example", "must name each registry once."),
     ("REGISTRY_MIRROR", "ghcr.io/a=m.example", f"must be {kinds.MIRROR.allowed}."),
-    ("TORCH_INDEX", "wheels", "must be http:// or https:// and the address of a wheel index."),
+    *(
+        ("TORCH_INDEX", value, "must be http:// or https:// and the address of a wheel index.")
+        for value in ("wheels", "https://[x", "https://host:port/whl")
+    ),
+    ("ACME_CA", "https://[x", "must be https://HOST[:PORT]/PATH."),
     ("CULL_IDLE", "30", "must be off, or a time as in 90s, 30m or 12h. Did you mean 30m?"),
     ("CULL_IDLE", "soon", "must be off, or a time as in 90s, 30m or 12h."),
     ("DATA_VOLUME", "a volume", "must be a Docker volume's name or an absolute folder."),
@@ -627,6 +631,10 @@ BAD_FILES = [
         "S3_ENDPOINT=http://me:hunter2@s3\n",
         "S3_ENDPOINT=http://***@s3 (from .env line 1): must not hold a user or "
         "password; they are S3_ACCESS_KEY and S3_SECRET_KEY.",
+    ),
+    (
+        "TORCH_INDEX=https://me:hunt/er2@wheels\n",
+        "TORCH_INDEX=https://***@wheels (from .env line 1): must be http:// or https:// and the address of a wheel index.",
     ),
     ('ENGINE="a\\nb"\n', "ENGINE=a\\nb (from .env line 1): must be one of auto, docker, embedded, kubernetes."),
     (

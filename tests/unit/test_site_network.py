@@ -158,6 +158,23 @@ def test_services_without_docker_read_a_copy(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
+    ("proxy", "shown"),
+    [
+        ("http://user:word@127.0.0.1:3128", "http://***@127.0.0.1:3128"),
+        ("user:word@127.0.0.1:3128", "***@127.0.0.1:3128"),
+        ("http://user:wo/rd@127.0.0.1:3128", "http://***@127.0.0.1:3128"),
+        ("http://user:wo[rd@127.0.0.1:3128", "http://***@127.0.0.1:3128"),
+        ("127.0.0.1:3128", "127.0.0.1:3128"),
+    ],
+)
+def test_no_login_of_a_proxy_is_told(proxy: str, shown: str) -> None:
+    """However it is written: programs take one without http:// too."""
+    site = site_network.SiteNetwork({"HTTP_PROXY": proxy}, origin=".env")
+    assert str(site).startswith(f"proxy {shown} (from .env)")
+    assert all(one == shown for one in site.unreachable_proxies)
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("http://user:word@proxy:3128", "http://***@proxy:3128"),
