@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from contextlib import suppress
 from importlib import machinery, util
@@ -18,12 +19,14 @@ CLONE = Path(__file__).resolve().parent.parent
 
 
 def is_kept(clone: Path) -> bool:
-    """Whether Python may keep it in ``clone``: nobody said otherwise, and the clone is this user's.
+    """Whether Python may keep it in ``clone``: nobody said otherwise, the clone is this user's, and so will it be.
 
-    The owner could not remove what root left there (`sudo invoke up`), and `git clean` would fail.
+    The owner could not remove what root left there (`sudo invoke up`), and `git clean` would fail. Where the umask lets
+    every account write to new folders, any of them could put its own in the place of what this user runs.
     """
+    os.umask(mask := os.umask(0o022))
     try:
-        return not sys.flags.dont_write_bytecode and clone.stat().st_uid == os.geteuid()
+        return bool(not sys.flags.dont_write_bytecode and mask & stat.S_IWOTH and clone.stat().st_uid == os.geteuid())
     except OSError:
         return False
 

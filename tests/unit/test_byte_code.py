@@ -41,6 +41,17 @@ def test_who_wants_none_gets_none(tmp_path: Path) -> None:
     assert listed(tmp_path, PYTHONDONTWRITEBYTECODE="1") == set()
 
 
+def test_none_is_kept_where_every_account_could_replace_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "flags", type("Flags", (), {"dont_write_bytecode": 0}))
+    for mask, kept in ((0o022, True), (0o077, True), (0o002, True), (0o000, False), (0o020, False)):
+        before = os.umask(mask)
+        try:
+            assert byte_code.is_kept(tmp_path) is kept
+        finally:
+            assert os.umask(before) == mask
+    assert byte_code.is_kept(tmp_path)
+
+
 def test_none_is_left_in_the_clone_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "flags", type("Flags", (), {"dont_write_bytecode": 0}))
     assert byte_code.is_kept(tmp_path)
