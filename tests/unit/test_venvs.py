@@ -256,6 +256,14 @@ def test_a_lock_file_that_everybody_could_hold_is_closed(venv: Venv) -> None:
     assert not venv.close_lock()
 
 
+def not_made(folder: Path, monkeypatch: pytest.MonkeyPatch, lock: str = "thing==1.0\n") -> Venv:
+    """A venv for `Uv` to make."""
+    (folder / "lock.txt").write_text(lock)
+    venv = Venv(folder, "mlflow", folder / "lock.txt")
+    monkeypatch.setattr(Venv, "site", venv.folder / "lib" / "python3.11" / "site-packages")
+    return venv
+
+
 class Uv:
     """Takes the place of uv: what it answers, one installation after the other, and what it leaves."""
 
@@ -289,10 +297,7 @@ INVALID = """error: Failed to install: thing-1.0-py3-none-any.whl (thing==1.0)
 def test_what_a_power_cut_left_in_uvs_cache_is_fetched_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, linkable: bool
 ) -> None:
-    (tmp_path / "lock.txt").write_text("thing==1.0 \\\n    --hash=sha256:0\n# via\nother-thing==2 ; x\n")
-    venv = Venv(tmp_path, "mlflow", tmp_path / "lock.txt")
-    (site := venv.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
-    monkeypatch.setattr(Venv, "site", site)
+    venv = not_made(tmp_path, monkeypatch, "thing==1.0 \\\n    --hash=sha256:0\n# via\nother-thing==2 ; x\n")
     uv = Uv(venv, damage, "well")
     monkeypatch.setattr(venvs, "_linkable_cache", lambda *_: linkable)
     monkeypatch.setattr("helpers.commands.follow", uv.follow)
@@ -318,10 +323,7 @@ def test_what_a_power_cut_left_in_uvs_cache_is_fetched_again(
 def test_a_cache_is_kept_where_the_network_a_right_or_a_limit_is_to_blame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    (tmp_path / "lock.txt").write_text("thing==1.0\n")
-    venv = Venv(tmp_path, "mlflow", tmp_path / "lock.txt")
-    (site := venv.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
-    monkeypatch.setattr(Venv, "site", site)
+    venv = not_made(tmp_path, monkeypatch)
     uv = Uv(venv, answer)
     monkeypatch.setattr(venvs, "_linkable_cache", lambda *_: True)
     monkeypatch.setattr("helpers.commands.follow", uv.follow)
@@ -334,10 +336,7 @@ def test_a_cache_is_kept_where_the_network_a_right_or_a_limit_is_to_blame(
 def test_a_package_that_is_damaged_however_often_it_is_fetched_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "lock.txt").write_text("thing==1.0\n")
-    venv = Venv(tmp_path, "mlflow", tmp_path / "lock.txt")
-    (site := venv.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
-    monkeypatch.setattr(Venv, "site", site)
+    venv = not_made(tmp_path, monkeypatch)
     monkeypatch.setattr(venvs, "_linkable_cache", lambda *_: False)
     monkeypatch.setattr("helpers.commands.follow", Uv(venv, INVALID, INVALID).follow)
     with pytest.raises(TrackbedError, match="The wheel is invalid") as raised:
@@ -350,10 +349,7 @@ def test_a_cache_that_cannot_be_cleaned_is_not_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     """Another uv may hold it: what is damaged there would be installed once more, and count as installed."""
-    (tmp_path / "lock.txt").write_text("thing==1.0\n")
-    venv = Venv(tmp_path, "mlflow", tmp_path / "lock.txt")
-    (site := venv.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
-    monkeypatch.setattr(Venv, "site", site)
+    venv = not_made(tmp_path, monkeypatch)
     monkeypatch.delenv("UV_CACHE_DIR", raising=False)
     uv, told = Uv(venv, damage, "well"), list[str]()
     uv.cleans = False
@@ -369,10 +365,7 @@ def test_a_cache_that_cannot_be_cleaned_is_not_used_again(
 def test_a_file_that_stays_shorter_than_its_package_lists_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "lock.txt").write_text("thing==1.0\n")
-    venv = Venv(tmp_path, "mlflow", tmp_path / "lock.txt")
-    (site := venv.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
-    monkeypatch.setattr(Venv, "site", site)
+    venv = not_made(tmp_path, monkeypatch)
     told: list[str] = []
     monkeypatch.setattr(Silent, "step", lambda _, line: told.append(line))
     monkeypatch.setattr(venvs, "_linkable_cache", lambda *_: False)
