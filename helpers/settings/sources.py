@@ -68,9 +68,13 @@ def parse(setting: Setting, value: Value, context: ParseContext) -> Any:
 
 
 def error(name: str, raw: str, origin: str, rule: str, suggestion: str = "") -> SettingError:
-    """The one line: name, value (never a secret's), where from, what is allowed, nearest right word."""
+    """The one line: name, value (never a secret's), where from, what is allowed, nearest right word.
+
+    What the notebook gets in JUPYTER_ENV are tokens of other services, as often as not.
+    """
     safe = re.sub(r"//.*@", "//***@", raw, flags=re.DOTALL)  # a password in a URL, also one with a /
-    value = "" if BY_NAME[name].secret else "=" + shown(safe)
+    hidden = BY_NAME[name].secret or (name == "JUPYTER_ENV" and "=" in raw)
+    value = "" if hidden else "=" + shown(safe)
     hint = ""
     if origin == LAST_UP:
         hint = f"forget what it was told: {BY_NAME[name].forgetting}"

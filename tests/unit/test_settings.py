@@ -541,7 +541,8 @@ BAD_VALUES = [
 @pytest.mark.parametrize(("name", "value", "rest"), BAD_VALUES)
 def test_bad_value(place: Place, name: str, value: str, rest: str) -> None:
     option = BY_NAME[name].option
-    shown = value if len(value) <= 60 else value[:57] + "..."
+    shown = f"={value}" if len(value) <= 60 else f"={value[:57]}..."
+    shown = "" if name == "JUPYTER_ENV" and "=" in value else shown  # may have a token of another service
     ways = (("flag", option), ("variable", f"TRACKBED_{name}"))
     for given_as, origin in ways if BY_NAME[name].flag else ways[1:]:
         with pytest.raises(SettingError) as caught:
@@ -549,7 +550,7 @@ def test_bad_value(place: Place, name: str, value: str, rest: str) -> None:
                 place.load(flags={name.lower(): value})
             else:
                 place.load(environ={f"TRACKBED_{name}": value})
-        assert caught.value.message == f"{name}={shown} (from {origin}): {rest}"
+        assert caught.value.message == f"{name}{shown} (from {origin}): {rest}"
         assert caught.value.code == BAD_SETTING
 
 
