@@ -395,6 +395,14 @@ def test_a_damaged_list_of_a_package_ends_in_no_traceback(venv: Venv, content: b
     assert venvs._cut_short(venv.site) == "thing-1.0.dist-info/RECORD"
 
 
+def test_the_token_of_a_mirror_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    venv = not_made(tmp_path, monkeypatch)
+    (tmp_path / "torch-cpu.in").write_text("torch\n")
+    extra = venvs.Extra(tmp_path / "torch-cpu.in", "https://sesame@wheels.example/whl")
+    said = venv._failure(extra.argv(), ["cause: dns error"], None).message
+    assert said == "PyTorch could not be installed from https://***@wheels.example/whl: dns error"
+
+
 def test_a_venv_is_on_the_disk_before_it_counts_as_made(venv: Venv, monkeypatch: pytest.MonkeyPatch) -> None:
     marked: list[bool] = []
     venv._marker.unlink()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from helpers import commands, digests, files, safe_files
+from helpers import commands, digests, files, safe_files, site_network
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.services import ProgressReporter
 from helpers.uv_settings import uv_settings
@@ -197,7 +197,7 @@ class Venv:
         if Path(argv[-1]).name.startswith("torch-"):
             index = argv[argv.index("--index-url") + 1] if "--index-url" in argv else "the package index"
             return TrackbedError(
-                f"PyTorch could not be installed from {index}: {reason}",
+                f"PyTorch could not be installed from {site_network.masked(index)}: {reason}",
                 "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch",
                 said,
             )
