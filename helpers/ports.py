@@ -23,6 +23,11 @@ SETTINGS = {
 }
 
 
+def of(settings: Settings) -> set[int]:
+    """Every port that the settings name, also those of services that this engine does not publish."""
+    return {getattr(settings, name.lower()) for name in SETTINGS.values()}
+
+
 def free_instead(
     settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[ServiceStatus], host: Host
 ) -> tuple[dict[str, str], str]:
@@ -32,7 +37,7 @@ def free_instead(
     """
     listed = [(service, port) for service, port in planned if port.published]
     ours = {p.published for status in statuses for p in status.ports}
-    taken = {port.published for _, port in listed}
+    taken = of(settings) | {port.published for _, port in listed}
     chosen: dict[str, str] = {}
     replaced = []
     for service, port in listed:

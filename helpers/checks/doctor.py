@@ -43,14 +43,16 @@ def check_ports(
     """Every port the services publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
     host = host or LOCAL
     ours = {p.published for s in statuses for p in s.ports}  # at any address: PUBLIC moves them
+    listed = list(planned)
+    taken = ports.of(settings) | {p.published for _, p in listed}
     result = []
-    for service, port in planned:
+    for service, port in listed:
         if not port.published or port.published in ours or host.is_free(port.address, port.published):
             continue
         setting = ports.SETTINGS.get(f"{service}:{port.name}", "")
         who = (owners or {}).get(port.published) or host.holder(port.published)
-        taken = {p.published for _, p in planned}
         free = addresses.next_free(port.address, port.published + 1, taken, host.is_free)
+        taken.add(free)
         result.append(
             Finding(
                 Level.ERROR,

@@ -55,6 +55,14 @@ def test_the_next_free_ones_of_a_second_user(tmp_path: Path) -> None:
     assert ports.free_instead(reported, planned(reported), (), Busy()) == ({}, "")
 
 
+def test_the_ports_that_are_advised_are_each_free_for_one(tmp_path: Path) -> None:
+    """All of the advice can be typed at once, also where the project's ports lie side by side."""
+    chosen = {"TRACKBED_MLFLOW_PORT": "8100", "TRACKBED_JUPYTER_PORT": "8101", "TRACKBED_S3_PORT": "8102"}
+    told = settings(tmp_path, **chosen)
+    found = doctor.check_ports(told, planned(told), (), {}, Busy(8100, 8101))
+    assert [finding.fix.rpartition("=")[2].strip("`") for finding in found] == ["8103", "8104"]
+
+
 def test_what_was_chosen_and_what_is_ours_stays(tmp_path: Path) -> None:
     reported = settings(tmp_path, TRACKBED_MLFLOW_PORT="8123")
     running = ServiceStatus("jupyter", State.READY, ports=(Port("http", 8888, reported.jupyter_port, "127.0.0.1"),))
