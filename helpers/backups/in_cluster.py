@@ -8,6 +8,7 @@ folder and no way to the cluster's API; what is told of a run is the pod's termi
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -27,21 +28,23 @@ from helpers.backups.storage import BlobStore
 from helpers.data import workspace_files
 from helpers.engines.streaming import Pipe, piped
 from helpers.errors import TrackbedError
-from helpers.project.backup_runs import KEEP, MARGIN, TOLD, Good, Result, Schedule, due, files_until
+from helpers.project.backup_runs import KEEP, LAST_LOOKS, MARGIN, TOLD, Good, Result, Schedule, due, files_until
 from helpers.services import JUPYTER, POSTGRES, ServiceStatus, State
+from helpers.suggestions import shown
 
 GIVEN = Path("/run/backup")  # the Secret: PLAN, the file of the logins, CERTIFICATES, notebook_relay.TOKEN
 PLAN, CERTIFICATES = "plan.json", "ca.crt"
 TOOL = "/run/tools/run"  # runs a program in the container with PostgreSQL's
 MESSAGE = Path("/dev/termination-log")
+LINE = 4000  # characters of a line of the log
 LONGEST = 700  # bytes of a text as JSON has them; all of a pod's message takes 4096
 OF_THE_LEASE = ("lease_end", "last_place", "access", "passphrase")  # another one of these: another last backup
 
 
 def _log(*lines: str) -> None:
-    """Words of others may be among them: none begins a line that `status` reads."""
+    """Words of others may be among them: none begins a line that `status` reads, or is a command to a terminal."""
     for line in filter(None, lines):
-        text = " ".join(line.splitlines())
+        text = shown(" ".join(line.splitlines()), LINE)
         sys.stderr.write(f" {text}\n" if text.startswith(TOLD) else f"{text}\n")
     sys.stderr.flush()
 
@@ -147,7 +150,8 @@ def run(
         place = last_store or store
         found = found if place is store else lead.newest(place, project)
         last = last_in_cluster.expected(float(plan.get("lease_end", 0.0)), project, engine, found, now)
-        begins = last["end"] - last["lead"] if last else 0.0
+        begins = last["end"] - last["lead"] if last else math.inf
+        until = begins - LAST_LOOKS  # what ends later makes its look late
         if last and begins <= now + last_in_cluster.SOON:
             _log(f"the last backup of the lease begins in {max(begins - now, 0.0):.0f} seconds")
             current = lambda: _is_given(plan, *OF_THE_LEASE)  # noqa: E731
@@ -155,18 +159,20 @@ def run(
         if not due(schedule, before, now):
             _log("no backup is due yet")
             return replace(before, last=last)
-        if last and now + MARGIN * last["needs"] > begins:
+        if last and now + MARGIN * last["needs"] > until:
             _log("the last backup of the lease goes first")
             return replace(before, last=last)
-        return replace(_back_up(schedule, project, engine, store, now), last=last)
+        files = min(files_until(schedule, now), until)
+        return replace(_back_up(schedule, project, engine, store, now, files), last=last)
     except TrackbedError as error:
         _log(error.message, *error.details)
         return Result("failed", now, error.message, before.good, last)
 
 
-def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, now: float) -> Result:
+def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, now: float, files: float) -> Result:
+    """``files``: when it gives the notebook's up."""
     log = Log()
-    added = last_in_cluster.add(project, engine, store, log, files_until(schedule, now))
+    added = last_in_cluster.add(project, engine, store, log, files)
     health = create.health(store, added)
     _log(create.words(added.manifest), create.stored(added.manifest), *health.lines)
     good = Good(

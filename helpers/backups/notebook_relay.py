@@ -21,7 +21,8 @@ TOKEN = "jupyter-token"  # noqa: S105  # the name of a file
 HOST, PORT, ADDRESS = "jupyter", 8888, "/trackbed/python"
 CONNECTING, SILENCE = 15.0, 600.0  # seconds; who starts this gives up before the second
 BLOCK = 2**16
-WORDS = 4000  # bytes of what the program says at its end
+WORDS = 4000  # of the last characters that the program says
+ENDING = 6 * WORDS + 100  # bytes of them as JSON, with the exit code
 REASONS = {
     403: "it does not take its token: `invoke up` gives the backups the new one",
     404: "its image has no address for backups: `invoke build` and `invoke up` bring it, unless the image is your own",
@@ -73,7 +74,7 @@ def _output(answer: http.client.HTTPResponse) -> tuple[int, str]:
             while view:
                 view = view[os.write(1, view) :]
     try:
-        code, said = json.loads(answer.read(2 * WORDS))
+        code, said = json.loads(answer.read(ENDING))
         return int(code), str(said)[-WORDS:]
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise Failed("its answer ended early") from None

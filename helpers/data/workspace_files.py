@@ -32,7 +32,7 @@ PYTHON = ("python", "-I", "-S", "-X", "utf8", "-c", "import sys; exec(sys.stdin.
 SILENCE = 300  # seconds without a word after which the program counts as stuck
 SLOWEST, LEAST = 2**19, 1800  # bytes a second that are waited for, after so many seconds
 LINE = 2**16
-UNREADABLE = "cannot be read"
+UNREADABLE, LONGEST_REASON = "cannot be read", 500
 MOST, LONGEST_LIST = 20_000_000, 2**30  # entries of a workspace, and bytes that name them: they go to the disk
 _TIME = 2**62
 
@@ -40,9 +40,12 @@ _TIME = 2**62
 class Unfit(TrackbedError):
     """The notebook's side did not do what it should; the rest of a backup goes on."""
 
+    OF = "the notebook's workspace: "
+
     def __init__(self, why: str) -> None:
         super().__init__(
-            f"the notebook's workspace: {why}", "`invoke check` tests the notebook; then type the same command again"
+            f"{self.OF}{shown(why, LONGEST_REASON)}",
+            "`invoke check` tests the notebook; then type the same command again",
         )
 
 
@@ -280,7 +283,7 @@ def read(
             content = Content(reader, line[2])
             took(line, content)
             if content.problem:
-                raise Unfit(content.problem)
+                raise Unfit(content.problem.removeprefix(Unfit.OF))
         finish(pipe)
 
 

@@ -172,6 +172,8 @@ def drops(head: bytes) -> Answer:
         (reply(struct.pack(">I", 0) + b"[" * 10**5), "ended early"),
         (reply(struct.pack(">I", 0) + b'["x", 7]'), "ended early"),
         (reply(struct.pack(">I", 0) + json.dumps([1, "no\x1b[31m such\nfolder"]).encode()), "folder"),
+        (reply(struct.pack(">I", 0) + json.dumps([1, "\x1b[31mred" + "x" * 2000]).encode()), "[31mred"),
+        (reply(struct.pack(">I", 0) + json.dumps([1, "\u00fc" * programs.WORDS]).encode()), "\\xfc"),
         (reply(struct.pack(">I", 0) + json.dumps([0, ""]).encode()), "list ended early"),
         (reply(b"-5\r\nx\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), ""),
         (reply(b"", b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n"), "answers 302"),
@@ -183,7 +185,7 @@ def test_whatever_answers_costs_the_files_alone(notebook: Relayed, tmp_path: Pat
     notebook.server.answer = answer
     _, kept = back_up(notebook, tmp_path / "repository")
     assert why in kept.problem and kept.problem and kept.files == 0 and TOKEN not in kept.problem
-    assert kept.problem.isprintable() or "\x1b" not in kept.problem
+    assert kept.problem.isprintable() and len(kept.problem) < 1000 and kept.problem.count("workspace") == 1
     assert kept.facts["workspace_problem"] == kept.problem
 
 

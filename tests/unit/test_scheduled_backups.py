@@ -560,6 +560,33 @@ def test_a_backup_that_lacks_the_notebooks_files_is_told_and_nothing_is_forgotte
     monkeypatch.setattr(prune, "prune", lambda *words: pruned.append(words))
     result = in_cluster.run(plan(), ENVIRON, store, time.time())
     assert result.problem == "it lacks files of the notebook's workspace: no answer" and result.good and not pruned
+    look = in_cluster.run(plan(), ENVIRON, store, time.time() + HOUR)  # another moment has it end, as it reckons
+    assert look.good and look.good.backup == result.good.backup and look.good != result.good and not look.problem
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    listed = [*run("a", 2 * HOUR, result), *run("b", HOUR, look)]
+    assert scheduled_backups.runs(listed, True, NOW).result.problem == result.problem
+
+
+def test_a_notebook_that_dawdles_in_a_scheduled_backup_delays_no_last_one(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
+) -> None:
+    adds(monkeypatch, store := Folder(tmp_path / "repo"))
+    original, given = create.add, list[float]()
+
+    def add(*words: Any, **named: Any) -> create.Added:
+        given.append(named["files_until"] - clock.now)
+        return original(*words)
+
+    monkeypatch.setattr(create, "add", add)
+    in_cluster.run(plan(lease_end=clock.now + 2 * HOUR), ENVIRON, store, clock.now)
+    assert given == [2 * HOUR - backup_runs.LEAST - backup_runs.LAST_LOOKS]  # so the look that begins it is in time
+
+
+def test_no_word_of_others_is_a_command_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    in_cluster._log("it said \x1b]0;title\x07", f"x\r\n{TOLD}{{}}", f"{TOLD}{{}}", "y" * 10**6)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == r"it said \x1b]0;title\x07" and len(lines[3]) == in_cluster.LINE
+    assert lines[1:3] == [f"x {TOLD}{{}}", f" {TOLD}{{}}"]
 
 
 @pytest.mark.parametrize(

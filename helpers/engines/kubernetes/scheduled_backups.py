@@ -122,7 +122,8 @@ def runs(listed: list[Object], installed: bool, now: float, since: float = 0.0) 
     told = next((one.last for one in results if one.last), {})
     last = results[0]
     if last.state == "done" and last.good and not last.problem:  # a look that found nothing due says nothing else
-        same = (one.problem for one in results if one.good == last.good and one.problem)
+        # a look reckons the end of a backup from its manifest, which the run that made it does not
+        same = (one.problem for one in results if one.good and one.good.backup == last.good.backup and one.problem)
         last = Result(last.state, last.started, next(same, ""), last.good)
     good = last.good or next((one.good for one in results if one.good), None)
     return Runs(Result(last.state, last.started, last.problem, good), installed, under_way, told)
