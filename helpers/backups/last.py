@@ -275,7 +275,7 @@ def _back_up(
         snapshot=snapshot,
         database=active["database"],
         prefix=active["prefix"],
-        took=time.time() - begun,
+        took=max(time.time() - begun - lead.wasted(manifest), 0.0),
         reading=read / seconds if read >= lead.ENOUGH else seen.reading,
         later=[UNTOLD],
         looked=time.time(),

@@ -135,7 +135,7 @@ class LastBackup:
             "snapshot": seen,
             "database": active["database"],
             "prefix": active["prefix"],
-            "took": time.time() - begun,
+            "took": max(time.time() - begun - lead.wasted(added.manifest), 0.0),
             "later": [UNTOLD],
             "looked": time.time(),
         }

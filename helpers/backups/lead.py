@@ -40,7 +40,13 @@ def _believable(manifest: dict[str, Any]) -> bool:
     """Whether it can be reckoned with: whoever writes to a plain place may write any number. Raises ValueError etc."""
     datetime.fromisoformat(manifest["made"]).timestamp()
     sizes = (int(manifest.get(name, 0)) for name in SIZES)
-    return 0 <= float(manifest.get("seconds", 0)) < 30 * DAY and all(0 <= size < 2**60 for size in sizes)
+    times = (float(manifest.get("seconds", 0)), wasted(manifest))
+    return all(0 <= one < 30 * DAY for one in times) and all(0 <= size < 2**60 for size in sizes)
+
+
+def wasted(manifest: dict[str, Any]) -> float:
+    """Seconds of a backup that the notebook took and did not give its files: the next one does not need them."""
+    return float(manifest.get("workspace_seconds", 0)) if "workspace_problem" in manifest else 0.0
 
 
 def good(snapshot: Snapshot, manifest: dict[str, Any]) -> tuple[float, Good]:
@@ -67,7 +73,7 @@ def needs(now: int, manifest: dict[str, Any] | None, reading: float = 0.0) -> fl
     seconds, new = float(manifest.get("seconds", 0)), int(manifest.get("new_bytes", 0))
     held = int(manifest["object_bytes"]) + int(manifest["dump_bytes"])
     speed = new / seconds if new >= ENOUGH and seconds > 0 else SPEED
-    return seconds + max(now - held, 0) / speed + reads(now, manifest, reading)
+    return max(seconds - wasted(manifest), 0.0) + max(now - held, 0) / speed + reads(now, manifest, reading)
 
 
 def reads(now: int, manifest: dict[str, Any] | None, reading: float = 0.0) -> float:

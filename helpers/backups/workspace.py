@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -54,13 +55,15 @@ class Writer(Protocol):
 
 @dataclass
 class Kept:
-    """What a backup has of the workspace. ``left``: the first entries that it does not have, and why."""
+    """What a backup has of the workspace. ``left``: the first entries that it does not have, and why; ``seconds``: that
+    the notebook took for a ``problem``."""
 
     files: int = 0
     size: int = 0
     left_count: int = 0
     left: list[str] = field(default_factory=list)
     problem: str = ""
+    seconds: float = 0.0
 
     def leave(self, name: str, why: str, size: int = 0) -> None:
         self.left_count += 1
@@ -85,7 +88,9 @@ class Kept:
     @property
     def facts(self) -> dict[str, Any]:
         left = {"workspace_left": self.left_count} if self.left_count else {}
-        return left | ({"workspace_problem": self.problem} if self.problem else {})
+        if not self.problem:
+            return left
+        return left | {"workspace_problem": self.problem, "workspace_seconds": round(self.seconds, 1)}
 
 
 def rules(engine: Engine, until: float = math.inf) -> Rules:
@@ -141,11 +146,12 @@ class _Backup:
         self.pending_bytes = self.done = 0
 
     def run(self) -> Kept:
+        begun = time.monotonic()
         try:
             self._list()
             self._read()
         except Unfit as error:  # nobody's notebook may keep the lab from being backed up
-            self.kept.problem = error.message
+            self.kept.problem, self.kept.seconds = error.message, time.monotonic() - begun
         self.lines.append(self.folders)
         self.writer.files_list(*self.lines.stream())
         return self.kept

@@ -41,7 +41,8 @@ class Record:
     how long before the end it begins.
     ``state``: of the last try, running, done or failed, with its ``problem``, since ``tried``. What follows is of the
     last one that was read back: as `restore` takes it; its moment in the ``database`` and the ``prefix`` of the
-    objects; how long it took; ``later``: what came after it, in lines, as of ``looked``.
+    objects; how long it ``took``, but for a notebook that gave nothing; ``later``: what came after it, in lines, as of
+    ``looked``.
     """
 
     end: float = 0.0

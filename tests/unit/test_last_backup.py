@@ -189,6 +189,20 @@ def test_data_that_were_replaced_are_backed_up_again(place: Place) -> None:
         # a backup of almost nothing does not tell how fast one is
         (240 << 20, {"seconds": 2.0, "new_bytes": 100, "object_bytes": 190 << 20, "dump_bytes": 10 << 20}, 0, 18),
         (200 << 20, {"seconds": 2.0, "new_bytes": 0, "object_bytes": 0, "dump_bytes": 200 << 20}, 100 << 20, 4),
+        # a notebook that took three hours and gave nothing
+        (
+            200 << 20,
+            {
+                "seconds": 10802.0,
+                "workspace_seconds": 10800.0,
+                "workspace_problem": "it takes too long",
+                "new_bytes": 0,
+                "object_bytes": 0,
+                "dump_bytes": 200 << 20,
+            },
+            100 << 20,
+            4,
+        ),
     ],
 )
 def test_how_long_it_may_take(now: int, manifest: dict[str, Any] | None, reading: float, seconds: float) -> None:

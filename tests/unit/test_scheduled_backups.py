@@ -245,6 +245,26 @@ def test_the_last_backup_of_a_lease_is_made_in_time_and_again_while_something_co
     assert json.loads(in_cluster.told(result))["last"]["later"] == ["1 artifact"]
 
 
+def test_a_notebook_that_dawdles_costs_the_last_backup_no_later_rows(
+    tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
+) -> None:
+    """The time that it takes tells nothing of how long the next one needs."""
+    store, end = Folder(tmp_path / "repo"), clock.now + 1000
+    seen, original = adds(monkeypatch, store), create.add
+
+    def add(*words: Any, **named: Any) -> create.Added:
+        added, waited = original(*words), named["files_until"] - clock.now
+        after[:] = [] if len(seen) > 1 else ["1 run"]
+        clock.now += waited
+        lost = {"workspace_problem": "it takes too long", "workspace_seconds": waited}
+        return replace(added, manifest=added.manifest | lost, kept=Kept(problem=lost["workspace_problem"]))
+
+    monkeypatch.setattr(create, "add", add)
+    last = in_cluster.run(plan(lease_end=end), ENVIRON, store, clock.now).last
+    assert len(seen) == 2 and last["tried"] == pytest.approx(end - lead.SPARE + last_in_cluster.OFTEN, abs=20)
+    assert last["later"] == [] and "too long" in last["problem"]
+
+
 def test_a_pod_without_a_schedule_makes_the_last_backup_alone(
     tmp_path: Path, held: list[str], monkeypatch: pytest.MonkeyPatch, clock: Clock, after: list[str]
 ) -> None:
