@@ -239,3 +239,24 @@ def test_a_program_that_fails_or_is_not_there(tmp_path: Path) -> None:
     assert asyncio.run(run(b"import os; print(os.getcwd())"))[0].decode().strip() == str(tmp_path)
     _, code, said = asyncio.run(run(b"raise SystemExit('x' * 10**5)"))
     assert code == 1 and 0 < len(said) <= programs.WORDS
+
+
+def test_a_program_that_cannot_be_started_tells_why(notebook: Relayed, tmp_path: Path) -> None:
+    """JupyterLab's disk may be full, or its processes too many. Before, it seemed not to answer."""
+    put(notebook, "file")
+    notebook.server.folder = str(tmp_path / "gone")
+    _, kept = back_up(notebook, tmp_path / "repository")
+    assert kept.problem == "the notebook's workspace: it cannot be started: No such file or directory"
+
+
+def test_a_program_that_is_ended_has_no_last_words(tmp_path: Path) -> None:
+    """Who asked for it is gone. Before, JupyterLab's log had an error of ours each time."""
+
+    async def run() -> tuple[int, str]:
+        program = await programs.Program.start(str(tmp_path), ["4"])
+        await program.give(b"pass")
+        program.close()
+        program.end()
+        return await program.ended()
+
+    assert asyncio.run(run())[1] == ""

@@ -50,17 +50,20 @@ class Program:
         self._process, self._errors = process, errors
 
     @classmethod
-    async def start(cls, folder: str, words: list[str]) -> Program:
-        errors = tempfile.TemporaryFile()  # `end` closes it
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", "-X", "utf8", "-c", CODE, *words),
-            cwd=folder,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=errors,
-            limit=BLOCK,
-            start_new_session=True,
-        )
+    async def start(cls, folder: str, words: list[str]) -> Program | NotStarted:
+        try:
+            errors = tempfile.TemporaryFile()  # `end` closes it
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", "-X", "utf8", "-c", CODE, *words),
+                cwd=folder,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                limit=BLOCK,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return NotStarted(f"it cannot be started: {error.strerror}")
         return cls(process, errors)
 
     async def give(self, data: bytes) -> None:
@@ -79,6 +82,8 @@ class Program:
     async def ended(self) -> tuple[int, str]:
         """Its exit code and its last words."""
         code = await asyncio.wait_for(self._process.wait(), PATIENCE)
+        if self._errors.closed:  # nobody is there any more who asked for it
+            return code, ""
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - WORDS))
         return code, self._errors.read(WORDS).decode("utf-8", "replace")
 
@@ -90,6 +95,28 @@ class Program:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
+class NotStarted:
+    """In the place of a program that the disk or the number of processes keeps from running: it tells why."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    async def give(self, data: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    async def output(self) -> bytes:
+        return b""
+
+    async def ended(self) -> tuple[int, str]:
+        return 1, self._why
+
+    def end(self) -> None:
+        pass
+
+
 def _handler(folder: str) -> type[Any]:
     from jupyter_server.base.handlers import APIHandler  # type: ignore[import-not-found]
     from tornado import web  # type: ignore[import-not-found]
@@ -99,7 +126,7 @@ def _handler(folder: str) -> type[Any]:
     class Python(APIHandler):  # type: ignore[misc]
         """Holds a block of the program's input and one of its output, however much there is."""
 
-        program: Program | None = None
+        program: Program | NotStarted | None = None
         head = b""
 
         async def prepare(self) -> None:
@@ -124,8 +151,8 @@ def _handler(folder: str) -> type[Any]:
                 try:
                     words = [str(word) for word in json.loads(line)]
                     self.program = await Program.start(folder, words)
-                except (OSError, ValueError, TypeError, RecursionError) as error:
-                    raise web.HTTPError(400, f"the program cannot be started: {error}") from None
+                except (ValueError, TypeError, RecursionError):
+                    raise web.HTTPError(400, "the first line is no list of words") from None
             if data:
                 await self.program.give(data)
 
