@@ -252,7 +252,7 @@ def test_a_program_that_cannot_be_started_tells_why(notebook: Relayed, tmp_path:
 def test_a_program_that_is_ended_has_no_last_words(tmp_path: Path) -> None:
     """Who asked for it is gone. Before, JupyterLab's log had an error of ours each time."""
 
-    async def run() -> tuple[int, str]:
+    async def run() -> Any:
         program = await programs.Program.start(str(tmp_path), ["4"])
         await program.give(b"pass")
         program.close()
