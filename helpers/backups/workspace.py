@@ -74,7 +74,7 @@ class Kept:
     @property
     def lines(self) -> list[str]:
         """What is to be said of it."""
-        problem = [f"the backup lacks files of the workspace: {self.problem}"] if self.problem else []
+        problem = [f"the backup lacks files of {self.problem}"] if self.problem else []
         if not self.left_count:
             return problem
         more = self.left_count - len(self.left)
@@ -269,6 +269,8 @@ def stage(engine: Engine, rest: Restorable, members: Iterator[Member], progress:
                 f"({rest.files})",
                 "nothing was changed; `invoke restore BACKUP --no-workspace` restores the rest",
             )
+        if problem := rest.manifest.get("workspace_problem"):
+            staged.problems.insert(0, f"the backup lacks files of {shown(str(problem), 500)}")
     except BaseException as error:
         with suppress(TrackbedError):
             workspace_files.drop(engine)

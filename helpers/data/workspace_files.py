@@ -174,7 +174,7 @@ def _sending() -> Iterator[None]:
     except BrokenPipeError:
         pass  # finish tells why
     except Stuck as error:
-        raise Unfit(error.message.removeprefix("python ")) from None
+        raise Unfit(f"it {error.message.removeprefix('python ')}") from None
 
 
 def is_name(name: object) -> bool:

@@ -308,10 +308,15 @@ def test_a_notebook_that_says_nothing_is_given_up(
     assert "no answer" in kept.problem
 
 
-def test_files_that_come_too_late_are_not_waited_for(notebook: Notebook, place: Path) -> None:
+def test_files_that_come_too_late_are_not_waited_for(notebook: Notebook, place: Path, tmp_path: Path) -> None:
+    """And who restores such a backup is told that it lacks them."""
     put(notebook, "file")
-    _, kept = back_up(notebook, place, until=0.0)
-    assert kept.problem and not kept.files
+    source, kept = back_up(notebook, place, until=0.0)
+    assert (
+        kept.lines == ["the backup lacks files of the notebook's workspace: it takes its input too slowly"]
+        and not kept.files
+    )
+    assert restore(source, Notebook(tmp_path / "other"))[-1] == f"warning: {kept.lines[0]}"
 
 
 def test_input_that_is_taken_in_drops_is_not_waited_for() -> None:
