@@ -19,6 +19,7 @@ from helpers.plurals import counted
 from helpers.project import backup_schedule
 from helpers.project.project import Project
 from helpers.sizes import mib
+from helpers.suggestions import shown
 
 HOUR = 3600.0
 
@@ -26,7 +27,7 @@ HOUR = 3600.0
 @dataclass(frozen=True)
 class BackupRow:
     """One backup. ``backup``: as `restore` takes it; sizes in bytes, ``new_bytes`` None where that means nothing;
-    ``problem``: why it tells nothing of itself."""
+    ``problem``: why it tells nothing of itself; ``lacks``: why it has not all of the notebook's files."""
 
     backup: str
     made: str = ""
@@ -36,6 +37,7 @@ class BackupRow:
     object_bytes: int = 0
     new_bytes: int | None = None
     problem: str = ""
+    lacks: str = ""
 
 
 def listing(project: Project, text: str) -> list[BackupRow]:
@@ -62,6 +64,7 @@ def _row(source: Source) -> BackupRow:
             manifest["objects"],
             manifest["object_bytes"],
             manifest.get("new_bytes"),
+            lacks=shown(str(manifest.get("workspace_problem", "")), 500),
         )
     except TrackbedError as error:
         return BackupRow(str(source), problem=error.message)

@@ -92,6 +92,9 @@ def list_backups(given: Flags, place: str, format: str, json: bool) -> None:
             for row in rows
         ],
     )
+    if lacking := [row for row in rows if row.lacks]:  # the newest one tells why
+        names = ", ".join(row.backup.rpartition("/")[2] for row in lacking)
+        console.notice(f"without all files of the notebook: {names}; {lacking[-1].lacks}")
 
 
 def prune(given: Flags, place: str, dry_run: bool, now: bool) -> None:

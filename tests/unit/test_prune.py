@@ -24,6 +24,7 @@ from helpers.backups.repository import Snapshot
 from helpers.backups.repository_writer import Writer
 from helpers.backups.retention import Policy
 from helpers.backups.storage import Blob, BlobStore, Folder
+from helpers.cli import data, options
 from helpers.errors import SettingError, TrackbedError
 from tests.unit.fakes import Silent, project
 from tests.unit.test_repository import FACTS
@@ -464,6 +465,22 @@ def test_listing(tmp_path: Path) -> None:
     assert [row.backup for row in rows] == [str(good), str(bad)]
     assert (rows[0].objects, rows[0].object_bytes, rows[0].runs, rows[0].problem) == (1, 1, 1, "")
     assert "its manifest is damaged" in rows[1].problem
+
+
+def test_a_listing_names_what_lacks_files_of_the_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else somebody restores it for them, and the one before it is forgotten."""
+    store = Folder(tmp_path / "repo")
+    write(store, {"1/a": b"x"})
+    lacking = write(store, {"1/a": b"x"}, workspace_problem="the notebook's workspace: no answer")
+    monkeypatch.setattr(options, "load", lambda given: project(tmp_path))
+    data.list_backups({}, str(tmp_path / "repo"), "table", False)
+    assert f"the notebook: {lacking.name}.json; the notebook's workspace: no answer" in capsys.readouterr().err
+    assert [row.lacks for row in manage.listing(project(tmp_path), str(tmp_path / "repo"))] == [
+        "",
+        "the notebook's workspace: no answer",
+    ]
 
 
 _PRUNE = """
