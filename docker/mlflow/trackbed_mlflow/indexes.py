@@ -10,11 +10,12 @@ characters, and no B-tree takes these: it has hashes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from types import MappingProxyType
 from typing import Any
 
-from trackbed_mlflow.errors import FAILED, USAGE, Stop, required, say
+from trackbed_mlflow.errors import FAILED, USAGE, NotYet, Stop, required, say, wait
 
 LATEST_VALUES, PARAM_HASHES, TAG_HASHES = "trackbed_latest_values", "trackbed_param_hashes", "trackbed_tag_hashes"
 INDEXES = {
@@ -29,11 +30,13 @@ INDEXES = {
     TAG_HASHES: "tags (key, hashtextextended(value, 0))",
 }
 # Remembered in the database itself: who has removed them does not want them back at the next start. As a comment, which
-# goes along in a dump; for a parameter of the database, as before, a role has to be a superuser.
+# goes along in a copy of the database, not in a restore; for a parameter of the database, as before, a role has to be a
+# superuser.
 SWITCH = "trackbed.indexes"
 UNWANTED = f"{SWITCH} = off"
-PATIENCE = "5s"  # for a lock that someone else holds
-LONG_PATIENCE = "10min"  # nobody waits for us meanwhile; a backup may last that long
+ALONE = 7_270_921_415  # the advisory lock of who makes indexes of large tables, or removes ours; any number of our own
+PATIENCE = 5  # seconds, for a lock that someone else holds
+LONG_PATIENCE = 600  # nobody waits for us meanwhile; a backup may last that long
 LARGE = 16 * 2**20  # bytes of a table whose index takes so long that others write meanwhile, and the server serves
 
 
@@ -48,9 +51,42 @@ def present(connection: Any) -> dict[str, bool]:
 
 
 def unwanted(connection: Any) -> bool:
+    return any(_said(connection))
+
+
+def _said(connection: Any) -> tuple[bool, bool]:
+    """Whether the parameter, and whether the comment says that they are not wanted."""
     said = f"current_setting('{SWITCH}', true), obj_description(to_regclass('public.runs'), 'pg_class')"
     setting, comment = connection.exec_driver_sql(f"SELECT {said}").one()
-    return bool(setting == "off" or comment == UNWANTED)
+    return setting == "off", comment == UNWANTED
+
+
+@contextmanager
+def _alone(connection: Any) -> Iterator[None]:
+    """No other process is in here. The database forgets that a killed one was, once it has ended its statement.
+
+    Asked again and again: a statement that waits has a snapshot, and a concurrent build waits for all of these.
+    """
+
+    def ask() -> None:
+        if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({ALONE})").scalar():
+            raise NotYet("it is still at work")
+
+    wait("another process that makes or removes indexes", ask, LONG_PATIENCE)
+    with _at_the_end(connection, f"SELECT pg_advisory_unlock({ALONE})"):
+        yield
+
+
+@contextmanager
+def _at_the_end(connection: Any, statement: str) -> Iterator[None]:
+    """``statement`` in any case; where that fails too, what failed before is what is raised."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            connection.exec_driver_sql(statement)
+        raise
+    connection.exec_driver_sql(statement)
 
 
 def ensure(
@@ -58,25 +94,30 @@ def ensure(
     concurrently: bool = False,
     chosen: Mapping[str, str] = MappingProxyType(INDEXES),
     made: Callable[[str, float], None] = lambda name, seconds: None,
-    patience: str = PATIENCE,
+    patience: int = PATIENCE,
+    alone: bool = False,
 ) -> list[str]:
     """Make what is missing of ``chosen``; gives the names. ``concurrently`` lets others write meanwhile, and waits for
-    them. That is so for large tables in any case. ``made`` is told of each, with its seconds."""
+    them. That is so for large tables in any case. ``made`` is told of each, with its seconds. Who does not want them
+    any more meanwhile is asked before each, unless ``concurrently``: then they are wanted from now on."""
     created = []
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if unwanted(connection) and not concurrently:
-            return []
-        connection.exec_driver_sql(f"SET lock_timeout = '{patience}'")
-        result = present(connection)
+    with (
+        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        _alone(connection) if alone else nullcontext(),
+        # the connection goes back to the server's others, which wait as long as they have to
+        _at_the_end(connection, "RESET lock_timeout"),
+    ):
+        connection.exec_driver_sql(f"SET lock_timeout = '{patience}s'")
         for name, body in chosen.items():
-            if not result.get(name):
+            if not concurrently and unwanted(connection):
+                return created
+            if not present(connection).get(name):  # another process may have made it since
                 began = time.monotonic()
                 _create(connection, name, body, concurrently or _size(connection, body) > LARGE)
                 created.append(name)
                 made(name, time.monotonic() - began)
         if concurrently:
             _remember(connection, False)
-        connection.exec_driver_sql("RESET lock_timeout")
     return created
 
 
@@ -93,10 +134,11 @@ def large(engine: Any) -> dict[str, int]:
 def remove(engine: Any) -> list[str]:
     """Drop them and remember that they are not wanted; gives the names."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        _remember(connection, True)
-        result = [name for name in present(connection) if name in INDEXES]
-        for name in result:
-            connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        _remember(connection, True)  # at first: who makes them stops
+        with _alone(connection):
+            result = [name for name in present(connection) if name in INDEXES]
+            for name in result:
+                connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
     return result
 
 
@@ -132,6 +174,7 @@ def make_large(environment: Mapping[str, str]) -> str:
             chosen={name: INDEXES[name] for name in large(engine)},
             made=lambda name, seconds: say(f"made the index {name} in {seconds:.0f} s"),
             patience=LONG_PATIENCE,
+            alone=True,
         )
     except sqlalchemy.exc.SQLAlchemyError as error:
         _failed(error)
@@ -144,7 +187,7 @@ def change(environment: Mapping[str, str], away: bool) -> str:
 
     engine = _engine(environment)
     try:
-        names = remove(engine) if away else ensure(engine, concurrently=True)
+        names = remove(engine) if away else ensure(engine, concurrently=True, alone=True)
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise Stop(FAILED, f"the database refuses: {' '.join(str(error).split())[:300]}") from None
     return f"indexes {'removed' if away else 'made'}: {', '.join(names) or 'none'}"
@@ -169,9 +212,12 @@ def _create(connection: Any, name: str, body: str, concurrently: bool) -> None:
     connection.exec_driver_sql(f"DROP INDEX{how} IF EXISTS {name}")  # of an interrupted build
     try:
         connection.exec_driver_sql(f"CREATE INDEX{how} {name} ON {body}")
-    finally:
-        if present(connection).get(name) is False:  # a build that failed: it would cost writers time, and serve nobody
-            connection.exec_driver_sql(f"DROP INDEX{how} {name}")
+    except BaseException:
+        with suppress(Exception):  # where the connection has ended, the next start does it
+            if present(connection).get(name) is False:  # it would cost writers time, and serve nobody
+                connection.exec_driver_sql("SET lock_timeout = 0")  # what ended the build, as a backup, would end this
+                connection.exec_driver_sql(f"DROP INDEX{how} {name}")
+        raise
 
 
 def _size(connection: Any, body: str) -> int:
@@ -180,10 +226,14 @@ def _size(connection: Any, body: str) -> int:
 
 
 def _remember(connection: Any, away: bool) -> None:
-    if unwanted(connection) == away:
+    parameter, comment = _said(connection)
+    if away:
+        if not (parameter or comment):
+            connection.exec_driver_sql(f"COMMENT ON TABLE runs IS {UNWANTED!r}")
         return
-    connection.exec_driver_sql(f"COMMENT ON TABLE runs IS {repr(UNWANTED) if away else 'NULL'}")
-    if not away:
+    if comment:
+        connection.exec_driver_sql("COMMENT ON TABLE runs IS NULL")
+    if parameter:  # else it is not touched: that takes the owner of the database, who another one may be
         name = connection.exec_driver_sql("SELECT quote_ident(current_database())").scalar()
         connection.exec_driver_sql(f"ALTER DATABASE {name} RESET {SWITCH}")
         connection.exec_driver_sql(f"RESET {SWITCH}")
