@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -23,7 +24,7 @@ LONG = 24 * 3600.0
 def listing(engine: Engine) -> Iterator[tuple[str, int, str]]:
     """Name, size and mark of each object; one whose mark is equal to an earlier one ("" never is) is unchanged."""
     ended = -1
-    with engine.pipe(MLFLOW, (PROGRAM, "list"), fresh=True) as pipe:
+    with engine.pipe(MLFLOW, (PROGRAM, "list"), fresh=True) as pipe, _whole_lines(pipe, "listing"):
         count = 0
         for line in pipe.out:
             name, size, mark = json.loads(line)
@@ -109,6 +110,16 @@ def read(engine: Engine, names: Iterator[str] | None = None) -> Iterator[tuple[s
         raise TrackbedError("reading the objects ended early", "run the same command again")
 
 
+@contextmanager
+def _whole_lines(pipe: Pipe, what: str) -> Iterator[None]:
+    """A command that is killed may end within a line."""
+    try:
+        yield
+    except ValueError:
+        pipe.finish()  # its own words are better
+        raise TrackbedError(f"{what} the objects ended early", "run the same command again") from None
+
+
 @dataclass
 class Written:
     """What was stored. ``renamed``: the names that the store could not give, by those that it gave. ``confirmed``: the
@@ -123,7 +134,8 @@ def write(engine: Engine, prefix: str, objects: Iterator[tuple[str, int, IO[byte
     """Store objects below ``prefix``."""
     with engine.pipe(MLFLOW, (PROGRAM, "in", prefix), fresh=True) as pipe:
         send(pipe, objects)
-        result = _written(pipe.out)
+        with _whole_lines(pipe, "storing"):
+            result = _written(pipe.out)
         pipe.finish(LONG)
     return result
 
@@ -142,7 +154,7 @@ def _written(lines: IO[bytes]) -> Written:
 
 def digests(engine: Engine, names: Iterable[str]) -> Generator[tuple[str, int] | None, None, None]:
     """SHA-256 and size of each object of those names, in their order; None where there is none."""
-    with engine.pipe(MLFLOW, (PROGRAM, "digests"), fresh=True) as pipe:
+    with engine.pipe(MLFLOW, (PROGRAM, "digests"), fresh=True) as pipe, _whole_lines(pipe, "reading"):
         try:
             for name in names:
                 pipe.into.write(json.dumps(name).encode() + b"\n")
@@ -195,7 +207,8 @@ def sums(
     those that were read.
     """
     result, total = SetSum(), 0
-    with engine.pipe(MLFLOW, (PROGRAM, "sums", *((prefix,) if prefix else ())), fresh=True) as pipe:
+    words = (PROGRAM, "sums", *((prefix,) if prefix else ()))
+    with engine.pipe(MLFLOW, words, fresh=True) as pipe, _whole_lines(pipe, "reading"):
         for line in pipe.out:
             digest, size, name = line.decode().split(" ", 2)
             name = json.loads(name)

@@ -22,6 +22,7 @@ from tests.unit.fakes import trackbed_mlflow
         ("SlowDown", 503, "later"),
         ("XMinioServerNotInitialized", 503, "later"),
         ("InternalError", 500, "later"),
+        ("NotImplemented", 501, "failed"),
         ("XMinioStorageFull", 507, "failed"),
         ("507", 507, "failed"),
         ("InvalidBucketName", 400, "failed"),

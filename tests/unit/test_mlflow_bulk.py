@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -108,6 +109,9 @@ class Bucket:
         self.stored[Key] = b"".join(parts[n] for n in sorted(parts))
         return {}
 
+    def head_object(self, Key: str, **_: str) -> dict[str, Any]:  # noqa: N803
+        raise errors.Stop(errors.FAILED, "404")
+
 
 def test_objects_are_stored_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
@@ -154,6 +158,74 @@ def test_an_object_that_cannot_be_made_of_its_parts_ends_the_storing(monkeypatch
     place.put("x", 5000, io.BytesIO(bytes(5000)))
     with pytest.raises(errors.Stop, match="no"):
         place.finish()
+
+
+def asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of the objects take no time."""
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
+
+    def wait(what: str, ask: Callable[[], Any]) -> Any:
+        return errors.wait(what, ask, sleep=lambda _: None)
+
+    monkeypatch.setattr(s3_objects, "wait", wait)
+
+
+@pytest.mark.parametrize("found", ["whole", "another", "nothing"])
+def test_an_object_that_was_made_before_the_connection_broke_is_stored(
+    monkeypatch: pytest.MonkeyPatch, found: str
+) -> None:
+    class Breaking(Tagging):
+        """Makes the object, and is asked for it again."""
+
+        def complete_multipart_upload(
+            self,
+            Key: str,  # noqa: N803
+            UploadId: str,  # noqa: N803
+            MultipartUpload: Any,  # noqa: N803
+            **words: str,
+        ) -> dict[str, Any]:
+            if not self.parts[UploadId]:
+                raise errors.Stop(errors.FAILED, "no such upload", "NoSuchUpload")
+            super().complete_multipart_upload(Key, UploadId, MultipartUpload, **words)
+            self.parts[UploadId] = {}
+            raise errors.NotYet("the answer did not come")
+
+        def head_object(self, Key: str, **_: str) -> dict[str, Any]:  # noqa: N803
+            if found == "nothing":
+                return super().head_object(Key)
+            return {"ContentLength": len(self.stored[Key]), "ETag": self.whole if found == "whole" else '"another"'}
+
+    asked_again(monkeypatch)
+    place, proven = s3_objects.S3Objects(Breaking(), "b", "p"), list[str]()
+    monkeypatch.setattr(place, "on_proven", lambda name, *_: proven.append(name))
+    place.put("x", 5000, io.BytesIO(b"x" * 5000))
+    if found == "whole":
+        place.finish()
+        assert proven == ["x"]
+    else:
+        with pytest.raises(errors.Stop, match="no such upload"):
+            place.finish()
+
+
+def test_a_store_has_time_to_make_an_object_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VersityGW copies each byte: 20 seconds are two gigabytes."""
+    asked_again(monkeypatch)
+    client, patient, made = Bucket(), Bucket(), list[float]()
+    patient.parts = client.parts
+    monkeypatch.setattr(client, "complete_multipart_upload", None)
+
+    def s3_client(environment: object, connections: int = 10, seconds: float = 20) -> Bucket:
+        made.append(seconds)
+        return patient if seconds > 20 else client
+
+    monkeypatch.setattr(object_store, "s3_client", s3_client)
+    place = object_store.storage({"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/p"}, "")
+    assert isinstance(place, s3_objects.S3Objects)
+    for name in "ab":
+        place.put(name, 5000, io.BytesIO(b"x" * 5000))
+    place.finish()
+    assert made == [20.0, object_store.COPIED] and patient.stored == {f"p/{name}": b"x" * 5000 for name in "ab"}
 
 
 def test_a_part_that_is_refused_ends_the_storing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +324,13 @@ def test_a_store_whose_tags_are_no_checksums_is_read_back(
     assert stored(monkeypatch, capsys).confirmed is None
 
 
+def test_without_room_for_what_is_confirmed_all_is_read_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "w+b"))
+    assert stored(monkeypatch, capsys).confirmed is None
+
+
 def test_a_folder_confirms_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = io.BytesIO()
     transfer._write_member(source, "o/1/a", 3, io.BytesIO(b"one"))
@@ -311,6 +390,36 @@ def test_a_large_object_of_a_long_name_is_stored(monkeypatch: pytest.MonkeyPatch
         place.put(name, len(content), io.BytesIO(content))
     place.finish()
     assert client.stored == {f"p/{name}": content for name, content in held.items()}
+
+
+def test_nothing_is_on_the_way_while_an_object_of_a_long_name_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could take the name, or lose the folder, which VersityGW removes with the last object in it."""
+    asked_again(monkeypatch)
+    awaited, seen = threading.Event(), list[set[str]]()
+
+    class Slow(Bucket):
+        def put_object(self, Bucket: str, Key: str, Body: bytes) -> dict[str, Any]:  # noqa: N803
+            if Body:
+                assert awaited.wait(PATIENCE)
+            return super().put_object(Bucket, Key, Body)
+
+        def delete_object(self, Key: str, **_: str) -> dict[str, Any]:  # noqa: N803
+            seen.append(set(self.stored))
+            awaited.set()
+            return {}
+
+    place = s3_objects.S3Objects(Slow(), "b", "p", files=True)
+    plain = place._finish_small
+
+    def finish() -> None:
+        awaited.set()
+        plain()
+
+    monkeypatch.setattr(place, "_finish_small", finish)
+    place.put("small", 5, io.BytesIO(b"small"))
+    place.put("x" * 250, 5000, io.BytesIO(b"x" * 5000))
+    place.finish()
+    assert seen == [{"p/small", f"p/{'x' * 250}"}]
 
 
 def test_other_stores_replace_an_object_of_a_long_name_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,6 +512,26 @@ def test_objects_are_removed_many_at_once(monkeypatch: pytest.MonkeyPatch, refus
     assert "q/1" not in alone
     if refused in ("nothing", "one"):
         assert alone == {"p/1/line\nbreak", *(["p/1/3"] if refused == "one" else [])}
+
+
+def test_a_store_that_removes_one_at_a_time_is_asked_once_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    asked: list[Any] = []
+
+    class Client:
+        def delete_objects(self, Delete: Any, **_: str) -> None:  # noqa: N803
+            asked.append(Delete)
+            raise errors.Stop(errors.NO_ANSWER, "InternalError")
+
+        def delete_object(self, Key: str, **_: str) -> dict[str, Any]:  # noqa: N803
+            removed.append(Key)
+            return {}
+
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    place = s3_objects.S3Objects(Client(), "b", "p")
+    place._drop_many(["p/a", "p/b"])
+    place._drop_many(["p/c"])
+    assert len(asked) == 1 and removed == ["p/a", "p/b", "p/c"]
 
 
 BOTH = {"1/r/artifacts/a": b"file", "1/r/artifacts/a/b/c": b"x" * 5000, "1/r/artifacts/a/d": b"below"}

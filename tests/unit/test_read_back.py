@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from helpers.backups import unpack
 from helpers.data import artifacts
 from helpers.data.checksum import SetSum
+from helpers.engines import streaming
 from helpers.errors import TrackbedError
 from tests.unit.fakes import Silent
 
@@ -67,3 +69,27 @@ def test_another_content_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "write", lambda *_: artifacts.Written({}))
     with pytest.raises(TrackbedError, match="the store has 2 objects"):
         read_back({**CONTENT, "1/a": b"two"}, Told())
+
+
+@pytest.mark.parametrize("code", [0, 137])
+@pytest.mark.parametrize("said", ['{"1/a', '{}\n["1/a", 3', '["1/a", 3, "tag"]\n["1/b', "0123 4"])
+def test_a_command_that_is_killed_within_a_line_is_told_as_such(said: str, code: int) -> None:
+    class Killed:
+        @contextmanager
+        def pipe(self, *_: object, **__: object) -> Iterator[Any]:
+            program = f"import sys; sys.stdout.write({said!r}); sys.exit({code})"
+            with streaming.piped("storing", [sys.executable, "-c", program]) as pipe:
+                yield pipe
+
+    engine: Any = Killed()
+    words = "ended early" if code == 0 else "storing failed: exit code 137"
+    asked: list[Callable[[], object]] = (
+        [lambda: artifacts.write(engine, "new", iter(()))]
+        if said.startswith("{")
+        else [lambda: list(artifacts.listing(engine)), lambda: list(artifacts.digests(engine, ()))]
+        if said.startswith("[")
+        else [lambda: artifacts.sums(engine, "new")]
+    )
+    for ask in asked:
+        with pytest.raises(TrackbedError, match=words):
+            ask()

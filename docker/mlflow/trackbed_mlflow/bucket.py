@@ -33,8 +33,13 @@ def folder_of(destination: str) -> Path:
     return Path(unquote(urlsplit(destination).path) if destination.startswith("file:") else destination)
 
 
-def s3_client(environment: Mapping[str, str], connections: int = 10, keys: Mapping[str, str] | None = None) -> Any:
-    """``keys``: others than those of the environment's file."""
+def s3_client(
+    environment: Mapping[str, str],
+    connections: int = 10,
+    keys: Mapping[str, str] | None = None,
+    seconds: float = 20,
+) -> Any:
+    """``keys``: others than those of the environment's file. ``seconds``: how long an answer is awaited."""
     import boto3
     from botocore.config import Config
 
@@ -45,7 +50,7 @@ def s3_client(environment: Mapping[str, str], connections: int = 10, keys: Mappi
         verify=False if environment.get("MLFLOW_S3_IGNORE_TLS", "").lower() in ("1", "true") else None,
         config=Config(
             connect_timeout=5,
-            read_timeout=20,
+            read_timeout=seconds,
             retries={"total_max_attempts": 1},
             max_pool_connections=connections,
             s3={"addressing_style": style},
@@ -60,7 +65,7 @@ def s3_verdict(code: str, status: int) -> str:
         return "missing"
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch") or status in (401, 403):  # VersityGW: 404 for the first
         return "refused"
-    if status == 507:  # its disk is full
+    if status in (501, 507):  # it does not know this request; its disk is full
         return "failed"
     return "later" if status >= 500 or code in ("SlowDown", "RequestTimeout") else "failed"
 

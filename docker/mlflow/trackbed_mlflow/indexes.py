@@ -100,7 +100,7 @@ def ensure(
     """Make what is missing of ``chosen``; gives the names. ``concurrently`` lets others write meanwhile, and waits for
     them. That is so for large tables in any case. ``made`` is told of each, with its seconds. Who does not want them
     any more meanwhile is asked before each, unless ``concurrently``: then they are wanted from now on."""
-    created = []
+    created: list[str] = []
     with (
         engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
         _alone(connection) if alone else nullcontext(),

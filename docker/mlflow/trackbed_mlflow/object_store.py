@@ -14,6 +14,7 @@ from trackbed_mlflow.errors import USAGE, Stop, required
 from trackbed_mlflow.folder_objects import FolderObjects
 from trackbed_mlflow.s3_objects import S3Objects
 
+COPIED = 1200.0  # seconds in which a store has to make an object of its parts; VersityGW copies each byte meanwhile
 AHEAD, TINY = 16, 2 * 2**20  # objects fetched before they are asked for, and up to which size in bytes
 
 ObjectStore = FolderObjects | S3Objects
@@ -42,6 +43,7 @@ def storage(environment: Mapping[str, str], prefix: str, top: str = "") -> Objec
         s3_client(environment, THREADS + AHEAD),
         *s3_address(destination),
         files=bool(environment.get("TRACKBED_STORE_SYNC")),
+        patient=lambda: s3_client(environment, seconds=COPIED),
     )
 
 

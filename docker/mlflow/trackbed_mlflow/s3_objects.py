@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import cache
 from typing import Any, BinaryIO, TypeVar
 
 from trackbed_mlflow import multipart_uploads, name_conflicts
@@ -28,9 +29,16 @@ class S3Objects:
     remote = True
 
     def __init__(
-        self, client: Any, bucket: str, prefix: str, pool: BoundedPool | None = None, files: bool = False
+        self,
+        client: Any,
+        bucket: str,
+        prefix: str,
+        pool: BoundedPool | None = None,
+        files: bool = False,
+        patient: Callable[[], Any] | None = None,
     ) -> None:
-        """``files``: the store is VersityGW, a folder in truth."""
+        """``files``: the store is VersityGW, a folder in truth. ``patient`` makes a client that waits for an answer as
+        long as a store takes to copy an object; else ``client`` is asked."""
         self.client, self.bucket, self.root, self.files = client, bucket, f"{prefix}/" if prefix else "", files
         self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
         # called from any thread with given name, size, ETag, SHA-256 of an object whose MD5 the store answered;
@@ -38,6 +46,8 @@ class S3Objects:
         self.on_proven: Callable[[str, int, str, str], object] = lambda given, size, tag, sha: None
         self.pool = pool or BoundedPool()  # holds THREADS times SMALL bytes at the most
         self._whole = BoundedPool(1)  # objects that are made of their parts
+        self._patient = cache(patient or (lambda: client))
+        self._takes_many = True  # whether the store removes many objects by one request
         self._names = name_conflicts.Names(self._holds, self._is_free)
         self._conflicts: deque[tuple[str, bytes | None, str]] = deque()  # name, content, why not
 
@@ -122,8 +132,9 @@ class S3Objects:
             return
         key = self.root + self._take_name(name)
         long = self.files and len(key.rpartition("/")[2].encode("utf-8", "surrogateescape")) > name_conflicts.LONGEST
-        if long:
-            self._ask("delete_object", Key=key)  # VersityGW replaces none of so long a name
+        if long:  # VersityGW replaces none of so long a name
+            self._finish_small()  # what is on the way could take the name, or lose the folder that is empty then
+            self._ask("delete_object", Key=key)
         whole = {"Key": key, "UploadId": self._ask("create_multipart_upload", Key=key)["UploadId"]}
         step, number = max(SMALL, -(-size // 9000)), 0  # 10,000 parts at the most
         parts: list[Future[tuple[str, str]]] = []
@@ -147,15 +158,25 @@ class S3Objects:
     def _complete(self, whole: dict[str, str], parts: list[Future[tuple[str, str]]], size: int, sha256: str) -> None:
         """Make one object of its parts, once they have arrived."""
         stored = [part.result() for part in parts]
-        answer = self._ask(
-            "complete_multipart_upload",
-            **whole,
-            MultipartUpload={"Parts": [{"PartNumber": n, "ETag": tag} for n, (tag, _) in enumerate(stored, 1)]},
-        )
         sums = hashlib.md5(b"".join(bytes.fromhex(md5) for _, md5 in stored), usedforsecurity=False)
-        tag = f"{sums.hexdigest()}-{len(stored)}"
+        tag, key = f"{sums.hexdigest()}-{len(stored)}", whole["Key"]
+        named = [{"PartNumber": n, "ETag": given} for n, (given, _) in enumerate(stored, 1)]
+        try:
+            answer = self._ask("complete_multipart_upload", self._patient(), **whole, MultipartUpload={"Parts": named})
+        except Stop:
+            # asked again after a broken connection, the store knows no parts any more: it had made the object
+            if (answer := self._stored(key, size)) is None or _tag(answer) != tag:
+                raise
         if _tag(answer) == tag and all(_tag({"ETag": given}) == md5 for given, md5 in stored):
-            self.on_proven(whole["Key"].removeprefix(self.root), size, tag, sha256)
+            self.on_proven(key.removeprefix(self.root), size, tag, sha256)
+
+    def _stored(self, key: str, size: int) -> Any:
+        """What the store answers of an object of that size; None where it has no such one."""
+        try:
+            answer = self._ask("head_object", Key=key)
+        except Stop:
+            return None
+        return answer if answer["ContentLength"] == size else None
 
     def _put_part(self, whole: dict[str, str], number: int, body: bytes) -> tuple[str, str]:
         """The ETag that the store gives the part, and the part's MD5."""
@@ -212,10 +233,9 @@ class S3Objects:
         below = self._ask("list_objects_v2", Prefix=f"{self.root}{name}/", MaxKeys=1)
         return not below.get("Contents") and not self._holds(name)
 
-    def _ask(self, call: str, **words: Any) -> Any:
-        answer = wait(
-            "the object store", lambda: s3_call(lambda: getattr(self.client, call)(Bucket=self.bucket, **words))
-        )
+    def _ask(self, call: str, client: Any = None, **words: Any) -> Any:
+        ask = getattr(client or self.client, call)
+        answer = wait("the object store", lambda: s3_call(lambda: ask(Bucket=self.bucket, **words)))
         if answer is None:
             raise Stop(FAILED, f"the bucket {self.bucket} does not exist")
         return answer
@@ -245,11 +265,13 @@ class S3Objects:
 
     def _drop_many(self, keys: list[str]) -> None:
         """By one request. One by one what the store refuses of it, or all where it takes no such request."""
-        try:
-            answer = self._ask("delete_objects", Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
-            left = [str(error.get("Key", "")) for error in answer.get("Errors", ())]
-        except Stop:
-            left = keys
+        left = keys
+        if self._takes_many:
+            try:
+                answer = self._ask("delete_objects", Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
+                left = [str(error.get("Key", "")) for error in answer.get("Errors", ())]
+            except Stop:
+                self._takes_many = False  # it may have taken a minute to refuse: not so for each hundred
         for key in left if set(left) <= set(keys) else keys:
             self._ask("delete_object", Key=key)
 

@@ -142,7 +142,8 @@ class _Proven:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._spool.close()
+        with contextlib.suppress(OSError):  # it writes what it still holds
+            self._spool.close()
 
     def _add(self, *words: str | int) -> None:
         line = json.dumps(words).encode() + b"\n"
@@ -154,7 +155,10 @@ class _Proven:
         """Print what was confirmed; where that is all of what was ``stored``, what the store lists too."""
         if not isinstance(self._store, S3Objects) or self._count != stored:
             return
-        self._spool.seek(0)
+        try:
+            self._spool.seek(0)
+        except OSError:
+            return
         for line in self._spool:
             print(line.decode().rstrip())
         for entry in self._store.tagged():
