@@ -26,7 +26,8 @@ from helpers.errors import TrackbedError
 TOC = 4 * 2**20  # bytes of a dump that its table of contents is in; MLflow's takes a tenth of a MiB
 LINE = 2**16  # bytes of a line outside of the rows
 REVISION = "alembic_version"  # the migrations write it
-OURS = re.compile(r"INDEX public trackbed_\w+")
+# the comment: somebody has removed our indexes (trackbed_mlflow/indexes.py); the server makes them on what is restored
+OURS = re.compile(r"(INDEX public trackbed_\w+|COMMENT public TABLE runs)")
 EVERY_DATABASE = re.compile(r"(SCHEMA - public|COMMENT - SCHEMA public|ACL - SCHEMA public)")
 
 _COPY = re.compile(rb'COPY public\."?(\w+)"? \(([\w", ]+)\) FROM stdin;')
@@ -136,7 +137,7 @@ def foreign(engine: Engine, name: str, dump: bytes) -> list[str]:
         own = contents(engine, pipe.out.read())
         pipe.finish()
     result = contents(engine, dump) - own
-    return sorted(entry for entry in result if not OURS.match(entry) and not EVERY_DATABASE.match(entry))
+    return sorted(entry for entry in result if not OURS.fullmatch(entry) and not EVERY_DATABASE.match(entry))
 
 
 class _Lines:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", database_settings.USER)
 LONG = 24 * 3600.0
-COMPRESSION = 1  # gzip's, which every build of pg_restore knows: a third of the time of its default, a quarter larger
+COMPRESSION = 1  # gzip's, which every build of pg_restore knows: half of the time of its default, a quarter larger
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
 MOMENT = "SELECT extract(epoch FROM clock_timestamp()), pg_current_snapshot()"
 # of each row's text, in any order; the same on every version since 12. A cast to text could be somebody's function

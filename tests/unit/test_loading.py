@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, cast
@@ -203,3 +204,20 @@ def test_the_disk_is_looked_at_while_indexes_are_made(tmp_path: Path, monkeypatc
     with pytest.raises(TrackbedError, match="does not fit"):
         loaded(on, monkeypatch)
     assert on.ended == ["mlflow_new"] and time.monotonic() - began < 20
+
+
+def test_the_note_of_removed_indexes_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pg_restore's names of what a dump has and the restored database has not."""
+    ours = {"INDEX public trackbed_tag_hashes", "COMMENT public TABLE runs"}
+    others = ["COMMENT public TABLE runs_of_a_site", "VIEW public best"]
+    answers = iter(({"TABLE public runs"}, {"TABLE public runs", *ours, *others}))
+    monkeypatch.setattr(loading, "contents", lambda engine, dump: next(answers))
+
+    class Empty:
+        @contextmanager
+        def pipe(self, *_: object) -> Iterator[Any]:
+            with streaming.piped("pg_dump", ["true"]) as pipe:
+                yield pipe
+
+    engine: Any = Empty()
+    assert loading.foreign(engine, "new", b"") == others
