@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -17,10 +18,21 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from trackbed_mlflow import bounded_pool, errors, folder_objects, name_conflicts, object_store, s3_objects, transfer
+from botocore.awsrequest import AWSResponse
+from trackbed_mlflow import (
+    bounded_pool,
+    bucket,
+    errors,
+    folder_objects,
+    name_conflicts,
+    object_store,
+    s3_objects,
+    transfer,
+)
 
 from helpers.data import artifacts
 from helpers.data.checksum import SetSum
@@ -329,6 +341,25 @@ def test_without_room_for_what_is_confirmed_all_is_read_back(
 ) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "w+b"))
     assert stored(monkeypatch, capsys).confirmed is None
+
+
+def test_nobody_tells_the_store_the_md5_that_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is told it could repeat, and prove nothing."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    client, sent = bucket.s3_client({"MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:9"}), list[str]()
+
+    def answer(request: Any, **_: Any) -> AWSResponse:
+        sent.append(str(request.headers).lower())
+        return AWSResponse(request.url, 200, {"ETag": '"tag"'}, SimpleNamespace(stream=lambda: ()))
+
+    client.meta.events.register("before-send.s3", answer)
+    client.put_object(Bucket="b", Key="p/small", Body=b"content")
+    client.upload_part(Bucket="b", Key="p/large", UploadId="u", PartNumber=1, Body=b"content")
+    plain = hashlib.md5(b"content", usedforsecurity=False)
+    told = ("md5", plain.hexdigest(), base64.b64encode(plain.digest()).decode().lower())
+    assert len(sent) == 2 and not [word for word in told for headers in sent if word in headers]
 
 
 def test_a_folder_confirms_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
