@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,7 +35,9 @@ class Answer:
 
 
 class Database:
-    """As much of PostgreSQL and its connection as indexes need. All tables are large."""
+    """As much of PostgreSQL and its connection as indexes need. ``small``: tables that are not large."""
+
+    small: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.whole: dict[str, bool] = {}
@@ -43,6 +47,8 @@ class Database:
         self.locked = False
         self.said: list[str] = []
         self.before: Callable[[str], None] = lambda statement: None
+
+    dialect = SimpleNamespace(name="postgresql")
 
     def connect(self) -> Database:
         return self
@@ -71,7 +77,7 @@ class Database:
         if "indisvalid" in statement:
             return Answer(*self.whole.items())
         if "pg_relation_size" in statement:
-            return Answer((indexes.LARGE + 1,))
+            return Answer((0 if any(f"'{table}'" in statement for table in self.small) else indexes.LARGE + 1,))
         if statement.startswith("COMMENT"):
             self.comment = None if words[-1] == "NULL" else statement.split("'")[1]
         if statement.startswith("CREATE INDEX"):
@@ -162,3 +168,32 @@ def test_somebody_elses_comment_stays(database: Database) -> None:
     database.parameter, database.comment = "off", "the site's own words"
     indexes.ensure(database, concurrently=True, chosen=TWO)
     assert database.comment == "the site's own words" and len(database.of("ALTER DATABASE")) == 1
+
+
+def test_a_small_table_that_somebody_locks_does_not_keep_the_large_ones_from_their_indexes(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(statement: str) -> None:
+        if statement.startswith("CREATE INDEX"):
+            raise Refused("canceling statement due to lock timeout")
+
+    monkeypatch.setitem(sys.modules, "sqlalchemy.exc", SimpleNamespace(SQLAlchemyError=Refused))
+    monkeypatch.setitem(sys.modules, "sqlalchemy", SimpleNamespace())
+    database.small, database.before = ("experiments",), fails
+    assert indexes.make(database)
+    said = capsys.readouterr().err
+    assert "lock timeout" in said and "making 5 indexes of large tables" in said
+
+
+def test_another_process_that_does_not_end_is_no_failure_of_the_server(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_answer(what: str, *_: object) -> None:
+        raise errors.Stop(errors.NO_ANSWER, f"{what} did not answer")
+
+    exceptions = SimpleNamespace(SQLAlchemyError=Refused)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", SimpleNamespace(exc=exceptions))
+    monkeypatch.setattr(indexes, "_engine", lambda environment: database)
+    monkeypatch.setattr(indexes, "wait", no_answer)
+    assert "looked after" in indexes.make_large({})
+    assert "another process that makes or removes indexes did not answer" in capsys.readouterr().err

@@ -149,13 +149,13 @@ def make(engine: Any) -> bool:
 
     if engine.dialect.name != "postgresql":
         return False
+    later: dict[str, int] = {}
     try:
         later = large(engine)
         if created := ensure(engine, chosen={name: body for name, body in INDEXES.items() if name not in later}):
             say(f"made the indexes {', '.join(created)}")
     except SQLAlchemyError as error:
         _failed(error)
-        return False
     if later:
         tables = {INDEXES[name].split()[0]: size for name, size in later.items()}
         amount = ", ".join(f"{table} {size / 2**20:.0f} MiB" for table, size in tables.items())
@@ -176,7 +176,10 @@ def make_large(environment: Mapping[str, str]) -> str:
             patience=LONG_PATIENCE,
             alone=True,
         )
-    except sqlalchemy.exc.SQLAlchemyError as error:
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        Stop,
+    ) as error:  # gunicorn takes what ends otherwise for a worker that failed
         _failed(error)
     return "the indexes of large tables are looked after"
 
