@@ -187,29 +187,27 @@ def asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_object_that_was_made_before_the_connection_broke_is_stored(
     monkeypatch: pytest.MonkeyPatch, found: str
 ) -> None:
-    class Breaking(Tagging):
+    client = Tagging()
+    whole, nothing = client.complete_multipart_upload, client.head_object
+
+    def complete(**words: Any) -> None:
         """Makes the object, and is asked for it again."""
+        if not client.parts[words["UploadId"]]:
+            raise errors.Stop(errors.FAILED, "no such upload", "NoSuchUpload")
+        whole(**words)
+        client.parts[words["UploadId"]] = {}
+        raise errors.NotYet("the answer did not come")
 
-        def complete_multipart_upload(
-            self,
-            Key: str,  # noqa: N803
-            UploadId: str,  # noqa: N803
-            MultipartUpload: Any,  # noqa: N803
-            **words: str,
-        ) -> dict[str, Any]:
-            if not self.parts[UploadId]:
-                raise errors.Stop(errors.FAILED, "no such upload", "NoSuchUpload")
-            super().complete_multipart_upload(Key, UploadId, MultipartUpload, **words)
-            self.parts[UploadId] = {}
-            raise errors.NotYet("the answer did not come")
-
-        def head_object(self, Key: str, **_: str) -> dict[str, Any]:  # noqa: N803
-            if found == "nothing":
-                return super().head_object(Key)
-            return {"ContentLength": len(self.stored[Key]), "ETag": self.whole if found == "whole" else '"another"'}
+    def head(**words: Any) -> dict[str, Any]:
+        if found == "nothing":
+            return nothing(**words)
+        tag = client.whole if found == "whole" else '"another"'
+        return {"ContentLength": len(client.stored[words["Key"]]), "ETag": tag}
 
     asked_again(monkeypatch)
-    place, proven = s3_objects.S3Objects(Breaking(), "b", "p"), list[str]()
+    monkeypatch.setattr(client, "complete_multipart_upload", complete)
+    monkeypatch.setattr(client, "head_object", head)
+    place, proven = s3_objects.S3Objects(client, "b", "p"), list[str]()
     monkeypatch.setattr(place, "on_proven", lambda name, *_: proven.append(name))
     place.put("x", 5000, io.BytesIO(b"x" * 5000))
     if found == "whole":
