@@ -334,10 +334,11 @@ def test_a_store_whose_tags_are_no_checksums_is_read_back(
     assert stored(monkeypatch, capsys).confirmed is None
 
 
+@pytest.mark.parametrize("place", ["/dev/full", "/nonexistent/file"])
 def test_without_room_for_what_is_confirmed_all_is_read_back(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "w+b"))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open(place, "w+b"))
     assert stored(monkeypatch, capsys).confirmed is None
 
 

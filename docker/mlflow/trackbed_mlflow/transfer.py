@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from trackbed_mlflow import artifact_locations, durability
 from trackbed_mlflow.errors import FAILED, USAGE, Stop, say
@@ -134,26 +134,30 @@ class _Proven:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store, self._lock, self._count = store, threading.Lock(), 0
+        self._spool: IO[bytes] | None = None  # lines only; who sends objects reads nothing yet
 
     def __enter__(self) -> _Proven:
-        self._spool = tempfile.TemporaryFile()  # lines only; who sends objects reads nothing yet
         if isinstance(self._store, S3Objects):
-            self._store.on_proven = self._add
+            with contextlib.suppress(OSError):  # without room for the lines all is read back, here and below
+                self._spool = tempfile.TemporaryFile()
+                self._store.on_proven = self._add
         return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # it writes what it still holds
-            self._spool.close()
+            if self._spool:
+                self._spool.close()
 
     def _add(self, *words: str | int) -> None:
         line = json.dumps(words).encode() + b"\n"
-        with self._lock, contextlib.suppress(OSError):  # without room for the lines all is read back
+        with self._lock, contextlib.suppress(OSError):
+            assert self._spool is not None
             self._spool.write(line)
             self._count += 1
 
     def tell(self, stored: int) -> None:
         """Print what was confirmed; where that is all of what was ``stored``, what the store lists too."""
-        if not isinstance(self._store, S3Objects) or self._count != stored:
+        if not isinstance(self._store, S3Objects) or self._spool is None or self._count != stored:
             return
         try:
             self._spool.seek(0)
