@@ -342,6 +342,20 @@ def test_without_room_for_what_is_confirmed_all_is_read_back(
     assert stored(monkeypatch, capsys).confirmed is None
 
 
+def test_beside_others_the_list_ends_with_the_first_of_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+
+    def tagged(self: s3_objects.S3Objects) -> Iterator[tuple[str, int, str]]:
+        for number in range(1000):
+            asked.append(number)
+            yield f"1/{number}", 1, "tag"
+
+    monkeypatch.setattr(s3_objects.S3Objects, "tagged", tagged)
+    assert stored(monkeypatch, capsys).confirmed is None and len(asked) == len(SOME) + 1
+
+
 def test_nobody_tells_the_store_the_md5_that_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it is told it could repeat, and prove nothing."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
