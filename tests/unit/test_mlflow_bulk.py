@@ -674,14 +674,20 @@ def test_what_minio_does_not_list_is_found_in_its_volume(tmp_path: Path) -> None
 HANGING = """
 import sys, threading, time
 sys.path.insert(0, sys.argv[1])
-from trackbed_mlflow import cli, transfer
+from trackbed_mlflow import cli, errors, transfer
+
+asked = threading.Event()
 
 class BlobStore:
     remote = True
     def names(self):
         return iter([("1/a", 1), ("1/b", 1)])
     def open(self, name):
+        if name == sys.argv[2]:
+            asked.wait(30)
+            raise errors.Stop(errors.REFUSED, "no")
         print("asked", file=sys.stderr, flush=True)
+        asked.set()
         time.sleep(60)
 
 transfer.storage = lambda environment, prefix: BlobStore()
@@ -691,7 +697,7 @@ sys.exit(cli.main(["out"]))
 
 def test_a_stop_does_not_wait_for_a_store_that_hangs() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", HANGING, str(ENTRY.parent)],
+        [sys.executable, "-c", HANGING, str(ENTRY.parent), ""],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
@@ -703,6 +709,17 @@ def test_a_stop_does_not_wait_for_a_store_that_hangs() -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_failure_does_not_wait_for_a_store_that_hangs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, str(ENTRY.parent), "1/a"],
+        capture_output=True,
+        env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
+        timeout=40,
+        check=False,
+    )
+    assert done.returncode == errors.REFUSED and done.stderr.endswith(b"trackbed: no\n")
 
 
 def listed(folder: Path) -> dict[str, tuple[int, str]]:

@@ -276,10 +276,13 @@ COMMANDS: Mapping[str, tuple[Callable[[Words], None], tuple[int, ...]]] = {
 
 
 def main(arguments: Words) -> int:
-    def stopped(number: int, frame: object) -> NoReturn:
+    def end(code: int) -> NoReturn:
         if command in BULK:
-            os._exit(STOPPED)  # threads that wait for the store would hold it up
-        raise SystemExit(STOPPED)
+            os._exit(code)  # threads that wait for the store would hold it up
+        raise SystemExit(code)
+
+    def stopped(number: int, frame: object) -> NoReturn:
+        end(STOPPED)
 
     command, *words = arguments or [""]
     signal.signal(signal.SIGTERM, stopped)
@@ -294,5 +297,5 @@ def main(arguments: Words) -> int:
     except Stop as stop:
         for text in str(stop).splitlines():
             say(text)
-        return stop.code
+        end(stop.code)
     return 0
