@@ -39,12 +39,15 @@ for number in range(50):
 RESTORE = (
     "verifying",
     "objects",
-    "reading the objects back",
     "backing up the current data",
     "until everything is usable",
 )
 UPGRADE = ("backing up", "copying the database", "migrating the copy", "probing the copy", "until everything is usable")
-MOVE = ("backing up the", "until everything is usable", "reading the objects back")
+MOVE = ("backing up the", "until everything is usable")
+READ_BACK: dict[str, tuple[str, ...]] = {
+    "embedded": ("reading the objects back",),
+    "docker": (),
+}  # a folder confirms nothing of what it has stored
 
 
 def interrupt(clone: Clone, words: tuple[str, ...], moments: tuple[str, ...], rng: random.Random) -> None:
@@ -149,7 +152,7 @@ def test_restore_interrupted(changed: Harness, tallies: dict[str, Tally], tmp_pa
     clone.value("backup", f"--to={tmp_path}/a.tar")
     later = written(changed, tally)
     for _ in range(ROUNDS):
-        interrupt(clone, ("restore", f"{tmp_path}/a.tar", "--yes"), RESTORE, changed.rng)
+        interrupt(clone, ("restore", f"{tmp_path}/a.tar", "--yes"), (*RESTORE, *READ_BACK[clone.engine]), changed.rng)
         before = set(databases(clone))
         repaired(clone, tally, "up")
         assert set(databases(clone)) <= before and len(databases(clone)) <= 2, "a copy was left behind"
@@ -219,7 +222,7 @@ def test_move_interrupted(own: Get, rng: random.Random, tallies: dict[str, Tally
         writes += written(harness, tally)
         to = {"embedded": "docker", "docker": "embedded"}[clone.engine]
         options = (f"--object-store={store}",) if to == "docker" else ()
-        interrupt(clone, ("move", f"--to={to}", *options), MOVE, rng)
+        interrupt(clone, ("move", f"--to={to}", *options), (*MOVE, *READ_BACK[to]), rng)
         repaired(clone, tally, "up")
         clone.engine = str(json.loads(clone.value("status", "--format=json"))["engine"])
         assert (clone.project_folder / "embedded").exists() is (clone.engine == "embedded")

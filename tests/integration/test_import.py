@@ -74,10 +74,10 @@ def test_what_an_old_client_logged_arrives(
 
 
 def _interrupted(clone: Clone, words: list[str]) -> bool:
-    """The same import is killed when it has stored the artifacts."""
+    """The same import is killed when it begins to store the artifacts."""
     running = clone.start("import", *words)
     try:
-        running.until("reading the objects back")
+        running.until(r"\] objects")
     finally:
         running.kill()
     return True
