@@ -10,24 +10,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from helpers.backups import create, encrypted, last_in_cluster, lead, notebook_relay, prune
+from helpers.backups import create, encrypted, giving_way, last_in_cluster, lead, notebook_relay, prune
 from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
 from helpers.backups.retention import Policy
 from helpers.backups.storage import BlobStore
 from helpers.data import workspace_files
 from helpers.engines.streaming import Pipe, piped
-from helpers.errors import TrackbedError
+from helpers.errors import INTERRUPTED, TrackbedError
 from helpers.project.backup_runs import KEEP, LAST_LOOKS, MARGIN, TOLD, Good, Result, Schedule, due, files_until
 from helpers.services import JUPYTER, POSTGRES, ServiceStatus, State
 from helpers.suggestions import shown
@@ -38,6 +40,7 @@ TOOL = "/run/tools/run"  # runs a program in the container with PostgreSQL's
 MESSAGE = Path("/dev/termination-log")
 LINE = 4000  # characters of a line of the log
 LONGEST = 700  # bytes of a text as JSON has them; all of a pod's message takes 4096
+FILES_UNTIL = "files_until"  # in a scheduled backup's plan: when it gives the notebook's up, seconds since the epoch
 OF_THE_LEASE = ("lease_end", "last_place", "access", "passphrase")  # another one of these: another last backup
 
 
@@ -125,31 +128,25 @@ def run(
     now: float,
     last_store: BlobStore | None = None,
     tell: Callable[[Result], None] = lambda result: None,
+    apart: Callable[[Mapping[str, Any], Callable[[], float]], Result] | None = None,
 ) -> Result:
     """Back up if it is time, as `backup.schedule --if-due` and `backup.last --if-due` do on a machine. Gives how it
-    stands. ``last_store``: where the last backup of a lease goes, if not there; ``tell`` gets how that goes."""
+    stands. ``last_store``: where the last backup of a lease goes, if not there; ``tell`` gets how that goes.
+
+    ``apart`` makes a scheduled backup of a plan until a moment that it asks for again and again, if not this process
+    does. Raises GaveWay where the last backup goes first.
+    """
     schedule = Schedule(**plan["schedule"])
-    # of one ConfigMap, so that they belong together also where a restore is just switching to others
-    uri, prefix = environ["MLFLOW_BACKEND_STORE_URI"], environ["MLFLOW_ARTIFACTS_DESTINATION"].rpartition("/")[2]
-    name = urlsplit(uri).path.strip("/")
-    project: Any = SimpleNamespace(
-        settings=SimpleNamespace(project=plan["project"], folder=GIVEN),
-        state=SimpleNamespace(
-            instance=plan["instance"],
-            active={"database": name, "prefix": prefix},
-            remembered=plan["remembered"],
-        ),
-    )
-    settings, inside = SimpleNamespace(**plan["settings"]), str(plan.get("workspace", ""))
-    engine: Any = Pod(plan["engine"], plan["store"], settings, plan["versions"], _libpq(uri), inside)
+    project, engine = _given(plan, environ)
     found = lead.newest(store, project)
     begun, good = lead.good(*found) if found else (0.0, None)
     before = Result("done", begun, "", good) if good else Result()
     last: dict[str, Any] = {}
     try:
-        place = last_store or store
+        place, scheduled = last_store or store, found
         found = found if place is store else lead.newest(place, project)
-        last = last_in_cluster.expected(float(plan.get("lease_end", 0.0)), project, engine, found, now)
+        measure = partial(last_in_cluster.expected, project, engine, found)
+        last = measure(_lease_end(plan), now)
         begins = last["end"] - last["lead"] if last else math.inf
         until = begins - LAST_LOOKS  # what ends later makes its look late
         if last and begins <= now + last_in_cluster.SOON:
@@ -159,20 +156,45 @@ def run(
         if not due(schedule, before, now):
             _log("no backup is due yet")
             return replace(before, last=last)
-        if last and now + MARGIN * last["needs"] > until:
+        same = place is store  # else it may be the first one there
+        if last and now + MARGIN * (last["needs"] if same else _needs(project, engine, scheduled)) > until:
             _log("the last backup of the lease goes first")
             return replace(before, last=last)
-        files = min(files_until(schedule, now), until)
-        return replace(_back_up(schedule, project, engine, store, now, files), last=last)
+        lease = giving_way.Lease(lambda: _lease_end(_now(plan)), measure, last)
+        given = {**plan, FILES_UNTIL: min(files_until(schedule, now), until)}
+        made = apart(given, lease.until) if apart else back_up(given, environ, store, now)
+        return replace(made, good=made.good or before.good, last=lease.last)
     except TrackbedError as error:
         _log(error.message, *error.details)
         return Result("failed", now, error.message, before.good, last)
 
 
-def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, now: float, files: float) -> Result:
-    """``files``: when it gives the notebook's up."""
-    log = Log()
-    added = last_in_cluster.add(project, engine, store, log, files)
+def _given(plan: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Any, Any]:
+    """The project and the engine that a pod is told of."""
+    # of one ConfigMap, so that they belong together also where a restore is just switching to others
+    uri, prefix = environ["MLFLOW_BACKEND_STORE_URI"], environ["MLFLOW_ARTIFACTS_DESTINATION"].rpartition("/")[2]
+    name = urlsplit(uri).path.strip("/")
+    project = SimpleNamespace(
+        settings=SimpleNamespace(project=plan["project"], folder=GIVEN),
+        state=SimpleNamespace(
+            instance=plan["instance"],
+            active={"database": name, "prefix": prefix},
+            remembered=plan["remembered"],
+        ),
+    )
+    settings, inside = SimpleNamespace(**plan["settings"]), str(plan.get("workspace", ""))
+    return project, Pod(plan["engine"], plan["store"], settings, plan["versions"], _libpq(uri), inside)
+
+
+def _needs(project: Any, engine: Any, found: tuple[Snapshot, dict[str, Any]] | None) -> float:
+    return lead.needs(lead.size(project, engine), found[1] if found else None)
+
+
+def back_up(plan: Mapping[str, Any], environ: Mapping[str, str], store: BlobStore, now: float) -> Result:
+    """The scheduled backup itself, and what its policy forgets. Raises TrackbedError."""
+    schedule, log = Schedule(**plan["schedule"]), Log()
+    project, engine = _given(plan, environ)
+    added = last_in_cluster.add(project, engine, store, log, plan[FILES_UNTIL])
     health = create.health(store, added)
     _log(create.words(added.manifest), create.stored(added.manifest), *health.lines)
     good = Good(
@@ -188,13 +210,32 @@ def _back_up(schedule: Schedule, project: Any, engine: Any, store: BlobStore, no
     return Result("done", now, problem, good)
 
 
-def _is_given(plan: Mapping[str, Any], *names: str) -> bool:
-    """Whether the plan still says the same under these names: it may have been made again meanwhile."""
+def _now(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The plan as it is by now: it may have been made again meanwhile."""
     try:
-        now = json.loads((GIVEN / PLAN).read_bytes())
-        return all(now.get(name) == plan.get(name) for name in names)
-    except (OSError, ValueError, AttributeError):
-        return True  # the Secret went with the schedule, or is as it was
+        given = _read()
+    except (OSError, ValueError):
+        return plan  # the Secret went with the schedule, or is as it was
+    return given if isinstance(given, dict) else plan
+
+
+def _read() -> Any:
+    return json.loads((GIVEN / PLAN).read_bytes())
+
+
+def _is_given(plan: Mapping[str, Any], *names: str) -> bool:
+    """Whether the plan still says the same under these names."""
+    given = _now(plan)
+    return all(given.get(name) == plan.get(name) for name in names)
+
+
+def _lease_end(plan: Mapping[str, Any]) -> float:
+    """In seconds since the epoch, 0 where the pods make no last backup."""
+    return float(plan.get("lease_end", 0.0))
+
+
+def _last_place(plan: Mapping[str, Any]) -> str:
+    return str(plan.get("last_place") or plan["schedule"]["place"])  # a Secret of an earlier version has none
 
 
 def told(result: Result) -> str:
@@ -227,10 +268,29 @@ def _opened(plan: Mapping[str, Any], place: str) -> BlobStore:
     return encrypted.opened(Bucket(place, Access(**plan["access"])), plan["passphrase"], make=True)
 
 
+def _until_answered(plan: Mapping[str, Any]) -> Callable[[], float]:
+    """Until when a scheduled backup has time where the place of the last one does not answer: until it does."""
+    project, engine = _given(plan, os.environ)
+    measure = partial(last_in_cluster.expected, project, engine, None)
+    lease = giving_way.Lease(lambda: _lease_end(_now(plan)), measure, {})
+
+    def until() -> float:
+        if (end := lease.until()) > time.time():
+            return end
+        given = _now(plan)
+        try:
+            _opened(given, _last_place(given))
+        except TrackbedError:
+            return math.inf
+        return end
+
+    return until
+
+
 def looked(plan: Mapping[str, Any], now: float) -> Result:
     """How a look went. A place that does not answer, or not to this passphrase, keeps nothing from the other one."""
     scheduled = plan["schedule"]["place"]
-    last = plan.get("last_place") or scheduled  # a Secret of an earlier version has none
+    last = _last_place(plan)
     places: dict[str, BlobStore] = {}
     silent: dict[str, str] = {}
     for name in dict.fromkeys((last, scheduled)):
@@ -240,28 +300,55 @@ def looked(plan: Mapping[str, Any], now: float) -> Result:
             _log(error.message)
             silent[name] = error.message
     if not silent:
-        return run(plan, os.environ, places[scheduled], now, places[last], _tell)
+        apart = partial(giving_way.run, log=_log)
+        return run(plan, os.environ, places[scheduled], now, places[last], _tell, apart)
     if last in places:
         alone = {**plan, "schedule": {**plan["schedule"], "every": 0.0, "place": last}}
         made = run(alone, os.environ, places[last], now, places[last], _tell)
         return Result("failed", now, silent[scheduled], None, made.last)
     if scheduled in places:
-        end = float(plan.get("lease_end", 0.0))
+        end = _lease_end(plan)
         problem = {"end": end, "measured": now, "tried": now, "state": "failed", "problem": silent[last]}
-        made = run({**plan, "lease_end": 0.0}, os.environ, places[scheduled], now)
+        patient = lambda given, until: giving_way.run(given, _until_answered(plan), _log)  # noqa: E731
+        made = run({**plan, "lease_end": 0.0}, os.environ, places[scheduled], now, apart=patient)
         return replace(made, last=problem if now < end <= now + last_in_cluster.DAY else {})
     return Result("failed", now, silent[scheduled])
 
 
-def main() -> int:
-    plan = json.loads((GIVEN / PLAN).read_text(encoding="utf-8"))
-    os.environ.update(plan["environment"])
-    if (GIVEN / CERTIFICATES).exists():
-        os.environ["AWS_CA_BUNDLE"] = str(GIVEN / CERTIFICATES)
-    result = looked(plan, time.time())
+def _scheduled() -> Result:
+    """The backup that the plan on this process's input asks for."""
+    plan, now = json.load(sys.stdin), time.time()
+    try:
+        return back_up(plan, os.environ, _opened(plan, plan["schedule"]["place"]), now)
+    except TrackbedError as error:
+        _log(error.message, *error.details)
+        return Result("failed", now, error.message)
+
+
+def _pod() -> Result:
+    while True:
+        plan = _read()
+        os.environ.update(plan["environment"])
+        if (GIVEN / CERTIFICATES).exists():
+            os.environ["AWS_CA_BUNDLE"] = str(GIVEN / CERTIFICATES)
+        try:
+            return looked(plan, time.time())
+        except giving_way.GaveWay:
+            continue  # the last backup of the lease comes now, in this pod
+
+
+def main(words: Sequence[str] = ()) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its flag at the place goes, and what it runs
+    try:
+        if giving_way.WORD in words:
+            sys.stdout.write(told(_scheduled()))
+            return 0
+        result = _pod()
+    except KeyboardInterrupt:
+        return INTERRUPTED
     _tell(result)
     return 1 if result.state == "failed" or result.problem or result.last.get("problem") else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -34,9 +34,7 @@ from helpers.timers import Timer
 LIMIT = 24 * 3600  # seconds for one run
 WATCH = 50.0  # seconds of each minute that a run looks for a notice that comes shortly before the end
 PAUSE = 5.0
-SPARE = 300.0  # seconds that are left to it at least, however long another backup takes
 UNTOLD = "nobody can tell yet what came after it"
-ENDING = 60.0  # seconds for a scheduled backup that was ended to go
 
 
 # what makes it
@@ -252,9 +250,9 @@ def _back_up(
     seen = replace(seen, state="running", tried=begun, problem="")
     seen.save(folder)
     try:
-        patience = ends.end - begun - max(MARGIN * seen.needs, SPARE) if ends.end else HOUR
+        patience = lead.waits_until(ends.end, seen.needs) - begun if ends.end else HOUR
         with _first(folder, max(patience, 0.0), notice):
-            left = max(ends.end - time.time(), ENDING) if ends.end else HOUR
+            left = max(ends.end - time.time(), lead.ENDING) if ends.end else HOUR
             files = lead.files_until(ends.end, seen.reads, time.time()) if ends.end else math.inf
             backup, manifest, health = create.create(project, place, False, progress, notice, left, files)
         source = locations.source(project.settings, backup)
@@ -342,9 +340,9 @@ def _first(folder: Path, patience: float, notice: Notice) -> Iterator[None]:
             stack.enter_context(state.lock(path, patience, notice))
         except state.AtWork:
             if pids := _holders(path):
-                notice("the scheduled backup is ended: the last backup of the lease goes first")
-                process_table.end(pids, ENDING, {})
-            stack.enter_context(state.lock(path, ENDING, notice))
+                notice(lead.GOES_FIRST)
+                process_table.end(pids, lead.ENDING, {})
+            stack.enter_context(state.lock(path, lead.ENDING, notice))
         yield
 
 

@@ -29,7 +29,9 @@ DROPPED = re.compile(r"database .* does not exist|cannot connect to invalid data
 REPLACED = ("the project's data were replaced meanwhile", "the next run backs up the new")
 
 
-def expected(end: float, project: Any, engine: Any, found: tuple[Snapshot, dict[str, Any]] | None, now: float) -> Any:
+def expected(
+    project: Any, engine: Any, found: tuple[Snapshot, dict[str, Any]] | None, end: float, now: float
+) -> dict[str, Any]:
     """What is told of it before it is made; {} where the lease does not end within the next day, or nobody named it."""
     if not now < end <= now + DAY:
         return {}

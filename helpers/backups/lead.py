@@ -19,7 +19,9 @@ SPEED = 10 * 2**20  # bytes a second, where no backup tells another one
 READING = 20 * 2**20
 DAY = 24 * HOUR
 SIZES = ("new_bytes", "object_bytes", "dump_bytes", "workspace_bytes")
-SPARE = 300.0  # seconds before the end that are not the notebook's
+SPARE = 300.0  # seconds before the end that are the last backup's alone
+ENDING = 60.0  # seconds for a scheduled backup that was ended to go
+GOES_FIRST = "the scheduled backup is ended: the last backup of the lease goes first"
 ENOUGH = 32 * 2**20  # bytes from which on a backup tells how fast it was
 
 
@@ -86,6 +88,11 @@ def reads(now: int, manifest: dict[str, Any] | None, reading: float = 0.0) -> fl
 def files_until(end: float, reads: float, now: float) -> float:
     """When a last backup gives the notebook's files up, so that it can be read back before the lease ends."""
     return end - min(max(MARGIN * reads, SPARE), (end - now) / 2)
+
+
+def waits_until(end: float, needs: float) -> float:
+    """When a scheduled backup that is at work is ended for the last one; until then it is waited for."""
+    return end - max(MARGIN * needs, SPARE)
 
 
 def lead(needs: float) -> float:

@@ -146,6 +146,18 @@ def ticking(tell: Callable[[float], None], every: float = 10.0) -> Iterator[None
         ended.set()
 
 
+def end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """End a process of this one's: by SIGTERM, after ``seconds`` by SIGKILL."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # a process that waits for a dead disk cannot be ended
+            process.wait(10)
+
+
 @contextmanager
 def piped(
     what: str,
@@ -178,11 +190,4 @@ def piped(
         finally:
             pipe.out.close()
             pipe.close()
-            if process.poll() is None:
-                process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                with suppress(subprocess.TimeoutExpired):  # a process that waits for a dead disk cannot be ended
-                    process.wait(10)
+            end(process, 10)

@@ -1,17 +1,24 @@
 #!/bin/sh
 # A program of the container beside this one, as if it ran here: its input, its output, its errors, its exit code.
+# Ended by SIGTERM, it ends that program too.
 set -eu
 folder="$(mktemp -d /run/requests/XXXXXXXX)"
 cd "${folder}"
 mkfifo in out
-for word in "$@"; do
-    printf "'%s' " "$(printf %s "${word}" | sed "s/'/'\\\\''/g")"
-done >words
-echo "${folder##*/}" >/run/requests/next
+{
+    printf exec
+    for word in "$@"; do
+        printf " '%s'" "$(printf %s "${word}" | sed "s/'/'\\\\''/g")"
+    done
+} >words
 exec 4<&0
 cat <&4 >in 2>/dev/null &
 feeding=$!
-cat <out
+cat <out &
+reading=$!
+trap 'echo "${folder##*/} end" >/run/requests/next; kill "${feeding}" "${reading}" 2>/dev/null || true; exit 143' TERM
+echo "${folder##*/}" >/run/requests/next
+wait "${reading}"
 tries=0
 until [ -e code ]; do # a moment later, unless that container was ended
     tries=$((tries + 1))
