@@ -25,7 +25,7 @@ nox.options.sessions = ["lint", "types", "unit"]
 FULL = ["full"]  # the tag of every session that .ci/run runs, in this order
 NIGHTLY = ["nightly"]  # of what takes hours, a package index or gigabytes
 
-KUBERNETES_SHARING = ("test_sharing.py", "test_scheduled_backups.py", "test_import.py")
+KUBERNETES_SHARING = ("test_sharing.py", "test_scheduled_backups.py", "test_silent_notebooks.py", "test_import.py")
 KUBERNETES_FAULTS = ("test_faults.py", "test_updates.py")  # the longer tests of tests/kubernetes
 
 LOCKS = ("requirements.txt", "requirements-dev.txt")
@@ -203,7 +203,7 @@ def kubernetes_policies(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=NIGHTLY)
 def kubernetes_sharing(session: nox.Session) -> None:
-    """Node ports, notebooks of one server, a database, a store, scheduled backups, an import: as kubernetes."""
+    """Node ports, notebooks of one server, a database, a store, backups, silent notebooks, an import: as kubernetes."""
     first, *others = KUBERNETES_SHARING
     suite(session, f"kubernetes/{first}", *(f"tests/kubernetes/{name}" for name in others))
 

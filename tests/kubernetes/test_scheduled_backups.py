@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from helpers.backups import encrypted, repository
+from helpers.backups import encrypted, lead, repository, running
 from helpers.backups.bucket import Access, Bucket
+from helpers.backups.storage import BlobStore
 from tests.conftest import PATIENCE, Clone
-from tests.integration import buckets
+from tests.integration import buckets, inspection
 from tests.integration.test_backup import everything, experiment, log_run
 from tests.integration.test_repository import keys
 from tests.kubernetes import cluster
@@ -29,9 +31,14 @@ def vault() -> Iterator[Access]:
         yield access
 
 
-def look(clone: Clone, name: str) -> bool:
-    """Have the CronJob's next run come now; whether it ended well."""
+def begin(clone: Clone, name: str) -> None:
+    """Have the CronJob's next run come now."""
     cluster.kubectl("create", "job", name, "--from=cronjob/backup", f"--namespace={clone.project}")
+
+
+def look(clone: Clone, name: str, seconds: float = PATIENCE) -> bool:
+    """The same; whether it ended well."""
+    begin(clone, name)
     ends = ("Complete", "Failed")
 
     def ended() -> list[str]:
@@ -39,7 +46,7 @@ def look(clone: Clone, name: str) -> bool:
         conditions = (job.get("status") or {}).get("conditions") or ()
         return [one["type"] for one in conditions if one["type"] in ends and one["status"] == "True"]
 
-    cluster.until(f"the end of {name}", ended)
+    cluster.until(f"the end of {name}", ended, seconds)
     return ended() == ["Complete"]
 
 
@@ -113,7 +120,7 @@ def test_the_last_backup_of_a_lease_is_made_again_and_names_what_came_after(
     done = clone.invoke("up", f"--lease-end={end:%Y-%m-%dT%H:%M:%SZ}", timeout=900)
     assert done.returncode == 0 and "makes a last backup" in done.stderr, done.stderr
     log_run(clone, experiment(clone), "before", b"content")
-    cluster.kubectl("create", "job", "last", "--from=cronjob/backup", f"--namespace={clone.project}")
+    begin(clone, "last")
     first = until_made(clone, "")
     log_run(clone, experiment(clone), "after", b"")
     second = until_made(clone, first["backup"])
@@ -123,6 +130,60 @@ def test_the_last_backup_of_a_lease_is_made_again_and_names_what_came_after(
     done = clone.invoke("down", "--yes")
     assert done.returncode == 0 and not cluster.objects("cronjobs", clone.project)
     assert lease(clone)["backup"] == second["backup"]
+
+
+WAITING = "SELECT pid FROM pg_stat_activity WHERE usename = 'mlflow' AND wait_event_type = 'Lock'"
+HELD = "BEGIN; LOCK TABLE input_tags IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3600)"
+
+
+def log(clone: Clone, job: str) -> str:
+    return cluster.kubectl("logs", f"job/{job}", "--container=backup", f"--namespace={clone.project}")
+
+
+@contextmanager
+def table_locked(clone: Clone) -> Iterator[None]:
+    """No program reads all of the database meanwhile."""
+    words = f'PGAPPNAME=holder psql -X -U mlflow -d {inspection.active_database(clone)} -c "{HELD}" >/dev/null 2>&1 &'
+    inspection.kubectl(clone, "exec", inspection.workload("postgres"), "--", "sh", "-c", words)
+    try:
+        held = "SELECT 1 FROM pg_locks WHERE relation = 'input_tags'::regclass AND mode = 'AccessExclusiveLock'"
+        cluster.until("the lock", lambda: inspection.psql(clone, held))
+        yield
+    finally:
+        ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'"
+        inspection.psql(clone, ended)
+
+
+def test_a_scheduled_backup_gives_way_to_the_last_one(clone_factory: Callable[..., Clone], vault: Access) -> None:
+    """It waits for a lock, in the database's programs, when somebody names the lease's end; its pod goes on."""
+    clone = clone_factory("kubernetes")
+    settings(clone, vault, "BACKUP_EVERY=6h")
+    clone.up()
+    log_run(clone, experiment(clone), "kept", b"content")
+    store = encrypted.opened(Bucket(PLACE, vault), PASSPHRASE)
+    with table_locked(clone):
+        begin(clone, "at-work")
+        cluster.until("two programs at work", lambda: len(inspection.psql(clone, WAITING).split()) == 2)
+        waiting = set(inspection.psql(clone, WAITING).split())
+        (flag,) = flags(store)
+        end = datetime.now(UTC) + timedelta(seconds=PATIENCE + 100)
+        done = clone.invoke("up", f"--lease-end={end:%Y-%m-%dT%H:%M:%SZ}", timeout=900)
+        assert done.returncode == 0, done.stderr
+        assert waiting == set(inspection.psql(clone, WAITING).split()) and flag in flags(store)
+        cluster.until("its end", lambda: lead.GOES_FIRST in log(clone, "at-work"))
+        cluster.until("that its flag goes", lambda: flag not in flags(store))
+        every = "SELECT pid FROM pg_stat_activity"
+        cluster.until("the end of its programs", lambda: not waiting & set(inspection.psql(clone, every).split()))
+    made = until_made(clone, "")
+    assert made["verified"] and made["backup"] in log(clone, "at-work")  # of the same pod
+    (name,) = repository.names(store)
+    assert name in made["backup"]
+    checked = clone.invoke("backup.verify")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def flags(store: BlobStore) -> set[str]:
+    return {path for path, _, _ in store.listed(f"{running.FOLDER}/")}
 
 
 def lease(clone: Clone) -> dict[str, Any]:
