@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -143,15 +144,17 @@ def log(clone: Clone, job: str) -> str:
 @contextmanager
 def table_locked(clone: Clone) -> Iterator[None]:
     """No program reads all of the database meanwhile."""
-    words = f'PGAPPNAME=holder psql -X -U mlflow -d {inspection.active_database(clone)} -c "{HELD}" >/dev/null 2>&1 &'
-    inspection.kubectl(clone, "exec", inspection.workload("postgres"), "--", "sh", "-c", words)
-    try:
-        held = "SELECT 1 FROM pg_locks WHERE relation = 'input_tags'::regclass AND mode = 'AccessExclusiveLock'"
-        cluster.until("the lock", lambda: inspection.psql(clone, held))
-        yield
-    finally:
-        ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'"
-        inspection.psql(clone, ended)
+    pod = (f"--namespace={clone.project}", "exec", inspection.workload("postgres"), "--", "env", "PGAPPNAME=holder")
+    psql = ("psql", "-X", "-U", "mlflow", "-d", inspection.active_database(clone), "-c", HELD)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(inspection.run, "kubectl", *pod, *psql, timeout=3600)
+        try:
+            held = "SELECT 1 FROM pg_locks WHERE relation = 'input_tags'::regclass AND mode = 'AccessExclusiveLock'"
+            cluster.until("the lock", lambda: inspection.psql(clone, held))
+            yield
+        finally:
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'"
+            inspection.psql(clone, ended)
 
 
 def test_a_scheduled_backup_gives_way_to_the_last_one(clone_factory: Callable[..., Clone], vault: Access) -> None:
@@ -161,6 +164,8 @@ def test_a_scheduled_backup_gives_way_to_the_last_one(clone_factory: Callable[..
     clone.up()
     log_run(clone, experiment(clone), "kept", b"content")
     store = encrypted.opened(Bucket(PLACE, vault), PASSPHRASE)
+    paused = '{"spec": {"suspend": true}}'  # nothing but this test begins a pod
+    cluster.kubectl("patch", "cronjob", "backup", f"--namespace={clone.project}", "--type=merge", f"--patch={paused}")
     with table_locked(clone):
         begin(clone, "at-work")
         cluster.until("two programs at work", lambda: len(inspection.psql(clone, WAITING).split()) == 2)

@@ -16,7 +16,7 @@ cat <&4 >in 2>/dev/null &
 feeding=$!
 cat <out &
 reading=$!
-trap 'echo "${folder##*/} end" >/run/requests/next; kill "${feeding}" "${reading}" 2>/dev/null || true; exit 143' TERM
+trap 'echo "${folder##*/} end" >/run/requests/next; kill "${feeding}" "${reading}" 2>/dev/null || true; wait; exit 143' TERM
 echo "${folder##*/}" >/run/requests/next
 wait "${reading}"
 tries=0
@@ -29,5 +29,6 @@ until [ -e code ]; do # a moment later, unless that container was ended
     sleep 0.1
 done
 kill "${feeding}" 2>/dev/null || true
+wait # nobody else would take note of their end
 cat err >&2
 exit "$(cat code)"
