@@ -289,6 +289,13 @@ def bench_growth(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.growth", *words)
 
 
+@nox.session(default=False, tags=NIGHTLY)
+def bench_pages(session: nox.Session) -> None:
+    """MLflow's pages in Chromium, with 10 runs and 10^5, in projects of its own: needs root, Chromium and quiet."""
+    install(session)
+    session.run("python", "-m", "benchmarks.pages", *session.posargs)
+
+
 def audited(session: nox.Session) -> list[str]:
     """The tools that look at locks, from a lock of their own; gives the locks."""
     session.env.update(uv_settings(os.environ))
