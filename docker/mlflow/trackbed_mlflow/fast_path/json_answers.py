@@ -3,6 +3,8 @@
 MLflow lets protobuf make a dict, walks the message a second time for its 64-bit integers (protobuf writes them as
 strings), and merges the two. For a page of runs with many metrics that was a quarter of a search's processor time.
 Messages with anything that this does not know (maps, extensions, well-known types) take MLflow's own way.
+
+MLflow's answers are indented, and CPython writes indented JSON in Python. That was a third of a chart's request.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 Convert = Callable[[Any], Any]
@@ -41,6 +43,41 @@ def walk(plan: Plan, message: Any) -> dict[str, Any]:
         except KeyError:  # an extension, or a number that its enum does not name
             raise Unknown(field.full_name) from None
     return result
+
+
+@cache
+def encoder(separator: str) -> Convert:
+    """CPython's encoder in C with this between two items; it takes any text there, but no indent."""
+    return json.JSONEncoder(separators=(separator, ": "), check_circular=False).encode
+
+
+def flat(value: Any) -> bool:
+    """A dict of plain values, which has any."""
+    if not value or not isinstance(value, dict):
+        return False
+    for one in value.values():  # any() takes twice as long
+        if isinstance(one, (dict, list)):
+            return False
+    return True
+
+
+def indented(value: Any, margin: str = "\n") -> str:
+    """The text of json.dumps(value, indent=2). ``margin``: a line's end and what the next one begins with."""
+    inner = f"{margin}  "
+    if not value or not isinstance(value, (dict, list)):
+        return str(encoder(", ")(value))
+    if flat(value):
+        return f"{{{inner}{encoder(f',{inner}')(value)[1:-1]}{margin}}}"
+    if isinstance(value, dict):
+        parts = [f"{encoder(', ')(name)}: {indented(one, inner)}" for name, one in value.items()]
+        return f"{{{inner}{f',{inner}'.join(parts)}{margin}}}"
+    if all(flat(one) for one in value):  # points, metrics, tags: all at once
+        fields = f"{inner}  "
+        text = encoder(f",{fields}")(value)[2:-2]
+        # no string of JSON has a line's end in it, so this is between two dicts only
+        joined = text.replace(f"}},{fields}{{", f"{inner}}},{inner}{{{fields}")
+        return f"[{inner}{{{fields}{joined}{inner}}}{margin}]"
+    return f"[{inner}{f',{inner}'.join([indented(one, inner) for one in value])}{margin}]"
 
 
 class Plans:
@@ -95,7 +132,7 @@ def writer(own: Callable[..., str]) -> Callable[..., str]:
             result = walk(plans.plan(message.DESCRIPTOR), message)
         except Unknown:
             return own(message, pretty=pretty, convert_int64_to_number=convert_int64_to_number)
-        return json.dumps(result, indent=2) if pretty else json.dumps(result, separators=(",", ":"))
+        return indented(result) if pretty else json.dumps(result, separators=(",", ":"))
 
     return message_to_json
 
