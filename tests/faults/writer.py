@@ -87,6 +87,7 @@ def main(uri: str, journal: Path, seed: int, retries: str) -> None:
                     content = chosen.randbytes(chosen.choice([0, 100, 100_000, 2_000_000]))
                     path = Path(folder, f"a{step}.bin")
                     path.write_bytes(content)
+                    client.get_run(run)  # the client remembers where its artifacts go, also when a restore took the run
                     client.log_artifact(run, str(path))
                     path.unlink()
                     acknowledged(run=run, kind=kind, path=path.name, sha=hashlib.sha256(content).hexdigest())
