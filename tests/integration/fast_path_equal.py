@@ -235,6 +235,7 @@ def charted(own: Any, ours: Any, dice: random.Random) -> None:
         (ids, "c", 10, None, 1),
     ]
     asked.append((ids, "c", 10, 0, 2**70))
+    asked += [([run], "c", most, *steps) for run in ids for most in (7, 320) for steps in ((None, None), (0, 20))]
     for words in asked:
         notes = []
         for store in (own, ours):

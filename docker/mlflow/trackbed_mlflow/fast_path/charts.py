@@ -21,7 +21,7 @@ SELECT run_uuid, value, timestamp, step, is_nan FROM (
     SELECT run_uuid, value, timestamp, step, is_nan, row_number() OVER run - 1 AS place,
            count(*) OVER (PARTITION BY run_uuid) AS amount
     FROM metrics
-    WHERE run_uuid = ANY(:runs) AND key = :key {steps}
+    WHERE run_uuid = {those} AND key = :key {steps}
     WINDOW run AS (PARTITION BY run_uuid ORDER BY step, timestamp, value, is_nan)
 ) placed
 WHERE CASE
@@ -32,6 +32,9 @@ WHERE CASE
 END
 ORDER BY run_uuid, place
 """
+# PostgreSQL takes run and key for independent. For a run with many values it would read what all runs have of the key,
+# unless it plans without knowing which run.
+ONE, MANY = "(SELECT unnest(:runs))", "ANY(:runs)"
 STEPS = "AND step BETWEEN :start AND :end"
 WORDS = ["self", "run_ids", "metric_key", "max_results", "start_step", "end_step"]
 
@@ -53,7 +56,7 @@ def points(session: Any, runs: Sequence[str], key: str, most: int, steps: tuple[
     if steps:
         words |= {"start": steps[0], "end": steps[1]}
     of: dict[str, list[Any]] = {}
-    statement = text(POINTS.format(steps=STEPS if steps else ""))
+    statement = text(POINTS.format(those=ONE if len(words["runs"]) == 1 else MANY, steps=STEPS if steps else ""))
     for run, value, timestamp, step, is_nan in session.execute(statement, words):
         metric = Metric(key=key, value=nan if is_nan else value, timestamp=timestamp, step=step)
         of.setdefault(run, []).append(MetricWithRunId(run_id=run, metric=metric))
