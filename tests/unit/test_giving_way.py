@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -364,7 +366,7 @@ def tools(tmp_path: Path) -> Iterator[Path]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         yield tmp_path
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with what it runs
 
 
 def test_a_program_beside_it_is_as_if_it_ran_here(tools: Path) -> None:
