@@ -176,17 +176,18 @@ def test_whoever_is_told_to_come_again_is_told_when(status: int, given: list[byt
 
 def test_more_than_may_wait_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifact_pool, "WAITING", 1)
-    released = threading.Event()
+    begun, released = threading.Event(), threading.Event()
 
     async def hung(scope: Any, receive: Any, send: Any) -> None:
         await receive()
+        begun.set()
         await asyncio.to_thread(released.wait, 20)
         await echo(scope, lambda: _done(), send)
 
     async def scene() -> list[int]:
         pool = artifact_pool.ArtifactPool(hung)
         first = asyncio.ensure_future(ask(pool, "/x"))
-        await asyncio.sleep(0.1)
+        assert await asyncio.to_thread(begun.wait, 20)
         refused = await ask(pool, "/x")
         released.set()
         return [refused[0]["status"], (await first)[0]["status"]]
