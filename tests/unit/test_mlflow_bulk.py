@@ -117,8 +117,13 @@ class Bucket:
         **_: str,
     ) -> dict[str, Any]:
         parts = self.parts[UploadId]
-        assert MultipartUpload["Parts"] == [{"PartNumber": n, "ETag": f"tag {n}"} for n in range(1, len(parts) + 1)]
+        answer = self.completed(parts, MultipartUpload["Parts"])
         self.stored[Key] = b"".join(parts[n] for n in sorted(parts))
+        return answer
+
+    def completed(self, parts: dict[int, bytes], named: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the store answers for an object of these parts, which were named so."""
+        assert named == [{"PartNumber": n, "ETag": f"tag {n}"} for n in range(1, len(parts) + 1)]
         return {}
 
     def head_object(self, Key: str, **_: str) -> dict[str, Any]:  # noqa: N803
@@ -265,16 +270,8 @@ class Tagging(Bucket):
         super().upload_part(UploadId, PartNumber, Body)
         return {"ETag": hashlib.md5(Body, usedforsecurity=False).hexdigest()}
 
-    def complete_multipart_upload(
-        self,
-        Key: str,  # noqa: N803
-        UploadId: str,  # noqa: N803
-        MultipartUpload: Any,  # noqa: N803
-        **_: str,
-    ) -> dict[str, Any]:
-        parts = self.parts[UploadId]
-        self.stored[Key] = b"".join(parts[n] for n in sorted(parts))
-        digests = b"".join(bytes.fromhex(part["ETag"]) for part in MultipartUpload["Parts"])
+    def completed(self, parts: dict[int, bytes], named: list[dict[str, Any]]) -> dict[str, Any]:
+        digests = b"".join(bytes.fromhex(part["ETag"]) for part in named)
         self.whole = f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
         return {"ETag": self.whole}
 
