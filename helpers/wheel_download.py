@@ -11,6 +11,7 @@ from pathlib import Path
 
 from helpers import commands
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.gpu import wheels as gpu_wheels
 from helpers.services import ProgressReporter
 from helpers.uv_settings import uv_settings
 
@@ -31,10 +32,14 @@ class Requirements:
         return [
             *(["--require-hashes"] if self.hashed else []),
             *(["--no-deps"] if self.closed else []),
-            *(["--index-url", self.index] if self.index else []),
+            *(["--index-url", self.index] if self.index and not self.environment() else []),
             "--requirement",
             str(self.file),
         ]
+
+    def environment(self) -> dict[str, str]:
+        """What pip's environment carries: an index that asks for a login, which the words of a command would show."""
+        return {"PIP_INDEX_URL": self.index} if gpu_wheels.secret(self.index) else {}
 
 
 def uv_program() -> str:
@@ -55,8 +60,9 @@ def fetch(needed: Sequence[Requirements], interpreter: str, scratch: Path, progr
     _follow([uv_program(), "venv", "--quiet", "--seed", "--python", interpreter, str(venv)], environment, progress)
     pip = [str(venv / "bin" / "python"), "-m", "pip", "download", "--disable-pip-version-check", "--progress-bar=off"]
     pip += ["--only-binary=:all:", "--dest", str(wheels)]  # a source would be built, and its build needs a network
-    for options in ([*SEEDS, "--no-deps"], *(one.options() for one in needed)):
-        _follow([*pip, *options], dict(os.environ), progress, cwd=scratch)
+    seeds: tuple[list[str], dict[str, str]] = ([*SEEDS, "--no-deps"], {})
+    for options, hidden in (seeds, *((one.options(), one.environment()) for one in needed)):
+        _follow([*pip, *options], {**os.environ, **hidden}, progress, cwd=scratch)
         found = [path.stat().st_size for path in wheels.iterdir()]
         progress.step(f"{len(found)} wheels are here, {sum(found) / 2**20:.0f} MiB")
     return wheels

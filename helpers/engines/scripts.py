@@ -68,7 +68,7 @@ def values(files: Iterable[SecretFile], deployment: Deployment) -> list[str]:
         return [
             "JUPYTER_TOKEN=$(secret)",
             *(
-                f': "${{{name}:?export it first}}"' if name.endswith("PASSWORD") else f"{name}=${{{name}:-}}"
+                needed(name) if name.endswith("PASSWORD") else f"{name}=${{{name}:-}}"
                 for file in files
                 for name in file.names
                 if name != "JUPYTER_TOKEN"
@@ -116,4 +116,9 @@ def has_password(name: str, value: str) -> bool:
 
 def export(name: str, value: str) -> str:
     """A variable for the programs that the script runs; a proxy's password is the caller's to export."""
-    return f': "${{{name}:?export it first}}"' if has_password(name, value) else f"export {name}={shlex.quote(value)}"
+    return needed(name) if has_password(name, value) else f"export {name}={shlex.quote(value)}"
+
+
+def needed(name: str) -> str:
+    """A line that ends the script where a variable is not there; its value is a secret."""
+    return f': "${{{name}:?export it first}}"'

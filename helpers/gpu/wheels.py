@@ -15,6 +15,7 @@ from helpers import references
 FOLDER = references.FILE.parent / "jupyter"
 AUTO, NONE, GIVEN = "auto", "none", "given"
 CPU, CUDA13, CUDA12, ROCM = "cpu", "cuda13", "cu126", "rocm7.2"
+WITH_LOGIN = "TRACKBED_TORCH_INDEX"  # carries an index with a login: words of a command are in lists of processes
 BUILDS = (CPU, CUDA13, CUDA12, ROCM)
 # Lowest driver of each CUDA, from NVIDIA's release notes: 12.6 is 560, 13.0 is 580.
 CUDA13_DRIVER, CUDA12_DRIVER = 580, 560
@@ -82,6 +83,16 @@ def index(build: str, torch_index: str = "") -> str:
     return "" if build == CUDA13 else f"{references.wheel_index()}/{build}"
 
 
+def public(index: str) -> str:
+    """An index's address without its login, as it may stand in a command, in an image or in a file."""
+    return re.sub(r"//[^/\s]*@", "//", index)
+
+
+def secret(index: str) -> dict[str, str]:
+    """What a program's environment carries of an index that asks for a login; {} where it asks for none."""
+    return {WITH_LOGIN: index} if public(index) != index else {}
+
+
 def requirements(build: str, torch_index: str = "") -> tuple[Path, bool]:
     """The pinned versions of a build: with hashes where they are known (and no other index was named), else without."""
     lock = FOLDER / f"torch-{build}-requirements.txt"
@@ -93,10 +104,10 @@ def build_arguments(variant: str, build: str, torch: str, torch_index: str) -> d
     """The arguments of the notebook image's Dockerfile that name its PyTorch."""
     build = build or (CPU if torch == CPU else named(variant))
     if torch == NONE:
-        return {"TORCH": "", "TORCH_INDEX": index(build, torch_index)}
+        return {"TORCH": "", "TORCH_INDEX": public(index(build, torch_index))}
     lock, hashed = requirements(build, torch_index)
     return {
         "TORCH": lock.name,
-        "TORCH_INDEX": index(build, torch_index),
+        "TORCH_INDEX": public(index(build, torch_index)),
         **({"TORCH_HASHES": "--require-hashes"} if hashed else {}),
     }

@@ -5,6 +5,7 @@ The nodes are /dev/fuse's (10, 229), which a container may not open unless it is
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -569,9 +570,25 @@ def test_a_user_without_the_group_is_told(clone_factory: Callable[..., Clone], a
     inspection.refused(done, 1, f"may not open {KFD}", f"group {GROUP}", "usermod -aG")
 
 
+LOGIN = "sesame"  # a token that an index wants as its user
+
+
+class _WithLogin(SimpleHTTPRequestHandler):
+    """Gives files to who logs in, and to nobody else."""
+
+    def do_GET(self) -> None:
+        if self.headers.get("Authorization") == "Basic " + base64.b64encode(f"{LOGIN}:".encode()).decode():
+            super().do_GET()
+            return
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", "Basic")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[str]:
-    """A wheel index with a torch and a torchvision that hold nothing but their version."""
+    """A wheel index that asks for a login, with a torch and a torchvision that hold nothing but their version."""
     for name, version in (("torch", "2.13.0"), ("torchvision", "0.28.0")):
         folder = tmp_path / "simple" / name
         folder.mkdir(parents=True)
@@ -584,10 +601,10 @@ def index(tmp_path: Path) -> Iterator[str]:
             files = (f"{name}/__init__.py", *(f"{info}/{file}" for file in ("METADATA", "WHEEL", "RECORD")))
             archive.writestr(f"{info}/RECORD", "".join(f"{file},,\n" for file in files))
         (folder / "index.html").write_text(f'<a href="{wheel}">{wheel}</a>')
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler = partial(_WithLogin, directory=str(tmp_path))
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/simple"
+        yield f"http://{LOGIN}@127.0.0.1:{server.server_address[1]}/simple"
         server.shutdown()
 
 
@@ -625,6 +642,8 @@ def test_pytorch_in_the_image_comes_from_the_index(docker: Clone, index: str) ->
     inspection.refused(refused, 1, "PyTorch could not be installed from http://127.0.0.1:9/simple", "TORCH=none")
     done = docker.invoke(*words, timeout=600, TRACKBED_TORCH_INDEX=index, TRACKBED_BUILD_NETWORK="host")
     assert done.returncode == 0, done.stderr
+    history = inspection.output("docker", "history", "--no-trunc", "trackbed/jupyter-mlflow:rocm")
+    assert "TORCH_INDEX=http://127.0.0.1:" in history and LOGIN not in history + done.stdout + done.stderr
     reported = inspection.output(
         "docker",
         "run",

@@ -552,6 +552,13 @@ def load(
     )
 
 
+def test_the_login_of_an_index_is_in_no_bundle(tmp_path: Path) -> None:
+    kept = docker_share._built_from(
+        project(tmp_path, torch="auto", torch_index="https://sesame@wheels.example/whl").settings
+    )
+    assert kept == {"REGISTRY_MIRROR": "", "TORCH": "auto", "TORCH_INDEX": "https://wheels.example/whl"}
+
+
 def test_an_image_that_is_here_already_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(tmp_path, monkeypatch, {}, (OWN,)) == ()
 

@@ -277,6 +277,23 @@ def test_an_engine_that_does_not_hold_the_data_is_refused(tmp_path: Path) -> Non
         dry_run.script(created)
 
 
+def test_the_login_of_an_index_is_in_no_script(tmp_path: Path) -> None:
+    index = "https://sesame@wheels.example/whl"
+    engine = EmbeddedEngine(project(tmp_path, gpu="none", torch="cpu", torch_index=index, engine="embedded"))
+    said = engine.script(engine.plan())
+    assert "sesame" not in said
+    needed, install = said.partition(': "${TRACKBED_TORCH_INDEX:?export it first}"\n')[1:]
+    assert needed and install.startswith('UV_DEFAULT_INDEX="$TRACKBED_TORCH_INDEX" uv pip install ')
+    name = "trackbed/jupyter-mlflow:cpu"
+    deployment = on_docker(project(tmp_path / "other", torch="cpu", torch_index=index))
+    plan = replace(PLAN, services=(SERVER, replace(NOTEBOOK, image=name)))
+    text = script.containers(plan, deployment, NotebookImage(name))
+    assert "sesame" not in text
+    assert text.index("${TRACKBED_TORCH_INDEX:?export it first}") < text.index(
+        "id=torch-index,env=TRACKBED_TORCH_INDEX"
+    )
+
+
 @pytest.mark.parametrize("torch", ["auto", "cpu"])
 def test_the_embedded_engines_commands_install_what_it_does(tmp_path: Path, torch: str) -> None:
     engine = EmbeddedEngine(project(tmp_path, gpu="none", torch=torch, engine="embedded"))

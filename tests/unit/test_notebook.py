@@ -16,7 +16,8 @@ from helpers.errors import SettingError
 from helpers.gpu.accelerator import Accelerator
 from helpers.services import ServiceSpec
 from helpers.settings import Settings
-from tests.unit.fakes import deployed
+from helpers.wheel_download import Requirements
+from tests.unit.fakes import Silent, deployed
 
 AMD = Accelerator(
     "amd",
@@ -144,6 +145,45 @@ def test_build_arguments_follow_from_the_gpu_and_the_settings(tmp_path: Path) ->
     assert arguments("trackbed/mlflow:3.17.2") == {"BASE_IMAGE": "python:3.13-slim-trixie"}
     mirrored = arguments("trackbed/gateway:2.11.7", REGISTRY_MIRROR="mirror.example/hub")
     assert mirrored == {"BUILD_IMAGE": "mirror.example/hub/library/golang:1.26-trixie"}
+
+
+LOGIN = "https://sesame@wheels.example/rocm"
+
+
+def test_the_login_of_an_index_is_in_no_word_of_a_command_and_in_no_image(tmp_path: Path) -> None:
+    amd = settings(tmp_path, TORCH_INDEX=LOGIN, OBJECT_STORE="versitygw")
+    chosen = notebook_image.choose(amd, AMD)
+    words = images.build_command(chosen.name, amd, chosen)
+    assert words[words.index("--secret") + 1] == "id=torch-index,env=TRACKBED_TORCH_INDEX"
+    assert "TORCH_INDEX=https://wheels.example/rocm" in words and "sesame" not in str(words)
+    assert images.secrets(chosen.name, amd) == {"TRACKBED_TORCH_INDEX": LOGIN}
+    assert images.secrets("trackbed/mlflow:1", amd) == {} == images.secrets(chosen.name, settings(tmp_path))
+    assert "--secret" not in images.build_command(chosen.name, settings(tmp_path), chosen)
+
+
+def test_uv_and_pip_have_the_login_of_an_index_in_their_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, torch = tmp_path / "requirements.txt", tmp_path / "torch-rocm7.2.in"
+    lock.write_text("a==1\n")
+    torch.write_text("torch==2\n")
+    venv = Venv(tmp_path, "jupyter", lock, extras=(Extra(torch, LOGIN),))
+    seen = []
+
+    def follow(argv: list[str], output: object, env: dict[str, str], **options: object) -> tuple[int, list[str]]:
+        seen.append((argv, {name: env[name] for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL") if name in env}))
+        return int(argv[-1] == str(torch)), ["error: 401"]
+
+    monkeypatch.setattr("helpers.commands.follow", follow)
+    others = {"UV_INDEX_URL": "https://other.example/simple"}
+    argv, lines = venv._install("uv", "", others, Silent(), None)
+    assert [environment for _, environment in seen] == [others, others, {"UV_DEFAULT_INDEX": LOGIN}]
+    assert "sesame" not in str([argv for argv, _ in seen])
+    failure = venv._failure(argv, lines, None)
+    assert "from https://***@wheels.example/rocm: " in str(failure)
+    needed = Requirements(torch, LOGIN)
+    assert needed.environment() == {"PIP_INDEX_URL": LOGIN} and "sesame" not in str(needed.options())
+    assert Requirements(torch, "https://x.example").environment() == {}
 
 
 def test_the_notebook_of_a_rootless_engine_stays_root(tmp_path: Path) -> None:

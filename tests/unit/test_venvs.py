@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -399,6 +400,7 @@ def test_the_token_of_a_mirror_is_not_told(tmp_path: Path, monkeypatch: pytest.M
     venv = not_made(tmp_path, monkeypatch)
     (tmp_path / "torch-cpu.in").write_text("torch\n")
     extra = venvs.Extra(tmp_path / "torch-cpu.in", "https://sesame@wheels.example/whl")
+    venv = replace(venv, extras=(extra,))
     said = venv._failure(extra.argv(), ["cause: dns error"], None).message
     assert said == "PyTorch could not be installed from https://***@wheels.example/whl: dns error"
 

@@ -8,11 +8,18 @@ from helpers.services import Network
 
 
 def build(
-    name: str, folder: str, arguments: Mapping[str, str], network: str, proxies: Iterable[str] = (), bundle: str = ""
+    name: str,
+    folder: str,
+    arguments: Mapping[str, str],
+    network: str,
+    proxies: Iterable[str] = (),
+    bundle: str = "",
+    secrets: Iterable[str] = (),
 ) -> list[str]:
     """Build an image from a folder. ``network``: for its RUN steps, "default" for the builder's own.
 
     ``proxies``: variables, whose values Docker takes from its caller's environment. ``bundle``: a file of certificates.
+    ``secrets``: where each secret of the Dockerfile comes from, as Docker writes it.
     """
     command = ["docker", "buildx", "build", "--load", *([] if network == "default" else ["--network", network])]
     command += ["--tag", name]
@@ -22,6 +29,8 @@ def build(
         command += ["--build-arg", variable]
     if bundle:
         command += ["--secret", type(bundle)(f"id=ca,src={bundle}")]  # what a shell expands goes on being that
+    for secret in secrets:
+        command += ["--secret", secret]
     return [*command, folder]
 
 

@@ -15,9 +15,11 @@ from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.notebook_image import REPOSITORY, NotebookImage
 from helpers.engines.streaming import Input, piped
 from helpers.errors import TrackbedError
+from helpers.gpu import wheels
 from helpers.plurals import counted
 from helpers.project.deployment import Deployment
 from helpers.services import ProgressReporter, megabytes
+from helpers.settings import Settings
 
 BLOBS = "images/blobs/sha256/"
 LISTS = ("images/index.json", "images/manifest.json", "images/oci-layout")
@@ -61,7 +63,7 @@ def pack(api: DockerApi, deployment: Deployment, notebook: NotebookImage, disk_f
     into.engines["docker"] = {
         "machine": _machine(api),
         "images": listed,
-        "settings": {name: str(getattr(settings, name.lower())) for name in BUILT_FROM},
+        "settings": _built_from(settings),
     }
 
 
@@ -149,10 +151,15 @@ def _entry(listed: Mapping[str, Any], name: str, notebook: NotebookImage, bundle
     )
 
 
+def _built_from(settings: Settings) -> dict[str, str]:
+    """The settings that our images are made from; a login stays on the machine that has it."""
+    return {name: wheels.public(str(getattr(settings, name.lower()))) for name in BUILT_FROM}
+
+
 def _other_inputs(name: str, share: Mapping[str, Any], deployment: Deployment, bundle: Bundle) -> TrackbedError:
     """Why an image of ours in the bundle is not the one that this clone would build."""
     made = share.get("settings")
-    here = {one: str(getattr(deployment.settings, one.lower())) for one in BUILT_FROM}
+    here = _built_from(deployment.settings)
     differ = [
         f"{one}={bundles.said(made[one]) or '(empty)'} there, {one}={here[one] or '(empty)'} here"
         for one in BUILT_FROM

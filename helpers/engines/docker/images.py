@@ -208,16 +208,22 @@ def proxies(settings: Settings) -> dict[str, str]:
     return site.environment(site_network.inside(settings))
 
 
+def secrets(name: str, settings: Settings) -> dict[str, str]:
+    """What a build's environment has for its secrets: the index of PyTorch, where it asks for a login."""
+    return wheels.secret(settings.torch_index) if name.rpartition(":")[0] == REPOSITORY else {}
+
+
 def build_command(
     name: str, settings: Settings, notebook: NotebookImage, root: str = "", bundle: str = ""
 ) -> list[str]:
     """The words that build one of our images; its folder is last, below ``root`` ("": the clone, as the cwd).
 
-    ``bundle``: the file of the site's certificates. The values of `proxies` are taken from the environment.
+    ``bundle``: the file of the site's certificates. What `proxies` and `secrets` give is taken from the environment.
     """
     folder = str(Path(root, "docker", FOLDERS[name.rpartition(":")[0]]))
     chosen = arguments(name, settings, notebook)
-    return argv.build(name, folder, chosen, settings.build_network, proxies(settings), bundle)
+    hidden = [f"id=torch-index,env={variable}" for variable in secrets(name, settings)]
+    return argv.build(name, folder, chosen, settings.build_network, proxies(settings), bundle, hidden)
 
 
 def _build(name: str, settings: Settings, notebook: NotebookImage, progress: ProgressReporter) -> None:
@@ -229,7 +235,9 @@ def _build(name: str, settings: Settings, notebook: NotebookImage, progress: Pro
     with _file(site_network.certificates(site_network.of_machine(settings, {}).bundles)) as bundle:
         *command, folder = build_command(name, settings, notebook, str(clone.ROOT), bundle)
         code, lines = commands.follow(
-            [*command, *own, folder], progress.output, env={**os.environ, **proxies(settings)}
+            [*command, *own, folder],
+            progress.output,
+            env={**os.environ, **proxies(settings), **secrets(name, settings)},
         )
     if code:
         if known := client_problem("\n".join(lines)):

@@ -99,6 +99,7 @@ def _images(plan: Plan, settings: Settings, notebook: NotebookImage) -> list[str
         only = "/-----BEGIN CERTIFICATE-----/,/-----END CERTIFICATE-----/"  # no key that stands beside them
         lines.append(f"CA=$(mktemp) && awk '{only}' {shlex.join(bundles)} >\"$CA\"  # the site's certificates")
     for name in names:
+        lines += [scripts.needed(variable) for variable in images.secrets(name, settings)]
         command = images.build_command(name, settings, notebook, bundle=ShellText('"$CA"') if bundles else "")
         lines.append(f"docker image inspect {name} >/dev/null 2>&1 || {_folded(command, '--build-arg')}")
     if bundles:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from helpers import clone, database_settings
 from helpers.engines import jupyterlab, scripts
+from helpers.engines.embedded import venvs
 from helpers.engines.embedded.deployment import EmbeddedDeployment
 from helpers.engines.embedded.environments import Environments
+from helpers.gpu import wheels
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Plan, ServiceSpec
 
 FOLDERS = ("app/startup", "tmp", "secrets", "artifacts", "logs", "jupyter")
@@ -85,13 +87,25 @@ class _Script:
                 f'chmod 700 "$STATE"/secrets {self.sockets}',
                 'cp -r docker/mlflow/start.py docker/mlflow/trackbed_mlflow* "$STATE"/app/',
                 'cp -r docker/jupyter/startup/* docker/jupyter/trackbed_notebook* "$STATE"/app/startup/',
-                *(self.line(argv) for venv in self.environments.required() for argv in venv.commands("uv")),
+                *self._venvs(),
                 f"ln -sfn bin {self.word(programs)}",
                 "# the notebook's own environment, over its venv",
                 f"{self.word(interpreter)} -I {OVERLAY} {self.word(str(Path(python).parent.parent))}",
                 f"PG=$(echo {tools})",
             ]
         )
+
+    def _venvs(self) -> list[str]:
+        lines = []
+        for venv in self.environments.required():
+            for argv in venv.commands("uv"):
+                extra = venv.installed_by(argv)
+                if extra and extra.secret:
+                    lines.append(scripts.needed(wheels.WITH_LOGIN))
+                    lines.append(f'{venvs.UV_INDEX}="${wheels.WITH_LOGIN}" {self.line(argv)}')
+                else:
+                    lines.append(self.line(argv))
+        return lines
 
     def secrets(self) -> str:
         files = [

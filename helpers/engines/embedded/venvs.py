@@ -16,6 +16,7 @@ from typing import Any
 
 from helpers import commands, digests, files, safe_files, site_network
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.gpu import wheels as gpu_wheels
 from helpers.services import ProgressReporter
 from helpers.uv_settings import uv_settings
 from helpers.wheel_download import SEEDS, uv_program
@@ -25,6 +26,7 @@ CACHE_LEAST = 2 << 30  # bytes: what all packages need there
 CLEAN_SECONDS = 120  # for uv to empty its cache, which waits for those who use it
 DAMAGE = {errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.EISDIR}  # others: a missing right, a full disk, a limit
 SYMLINK = "symlink"  # one of uv's link modes
+UV_INDEX = "UV_DEFAULT_INDEX"
 UV_SOURCES = ("UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_TORCH_BACKEND")
 BUNDLE_ADVICE = "is there room on the disk? Otherwise make the bundle again, with this version of Trackbed"
 
@@ -41,12 +43,17 @@ class Extra:
     hashed: bool = False
     alone: bool = False
 
+    @property
+    def secret(self) -> bool:
+        """Whether its index asks for a login, which a command's words would show: uv's environment has it then."""
+        return bool(gpu_wheels.secret(self.index))
+
     def argv(self, wheels: Path | None = None) -> list[str]:
         """What ``uv pip install`` is told. ``wheels``: a folder that all comes from, and no index is asked."""
         return [
             *(["--require-hashes"] if self.hashed else []),
             *(["--no-deps"] if self.alone else []),
-            *(["--index-url", self.index] if self.index and not wheels else []),
+            *(["--index-url", self.index] if self.index and not wheels and not self.secret else []),
             "--requirement",
             str(self.requirements),
         ]
@@ -185,7 +192,11 @@ class Venv:
         """Run what makes it; gives the command that failed, which is empty when all went well, and its last lines."""
         safe_files.remove(self.folder)
         for argv in self.commands(uv, interpreter, wheels):
-            code, lines = commands.follow(argv, progress.output, env=environment, cwd=self.root, umask=0o022)
+            given = environment
+            if not wheels and (extra := self.installed_by(argv)) and extra.secret:
+                given = {**environment, UV_INDEX: extra.index}
+                given.pop("UV_INDEX_URL", None)
+            code, lines = commands.follow(argv, progress.output, env=given, cwd=self.root, umask=0o022)
             if code:
                 return argv, lines
         return [], []
@@ -195,13 +206,18 @@ class Venv:
         if wheels:
             return TrackbedError(f"installing {self.name} from the bundle failed: {reason}", BUNDLE_ADVICE, said)
         if Path(argv[-1]).name.startswith("torch-"):
-            index = argv[argv.index("--index-url") + 1] if "--index-url" in argv else "the package index"
+            extra = self.installed_by(argv)
+            index = extra.index if extra and extra.index else "the package index"
             return TrackbedError(
                 f"PyTorch could not be installed from {site_network.masked(index)}: {reason}",
                 "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch",
                 said,
             )
         return TrackbedError(f"installing {self.name} failed: {reason}", _advice(reason), said)
+
+    def installed_by(self, argv: list[str]) -> Extra | None:
+        """Which of the extras a command installs."""
+        return next((extra for extra in self.extras if str(extra.requirements) == argv[-1]), None)
 
     def _packages(self) -> list[str]:
         """The names of what is installed."""
