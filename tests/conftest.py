@@ -92,11 +92,16 @@ class Running:
         for line in self.process.stdout:
             self.output += line
 
-    def until(self, text: str, timeout: float = PATIENCE) -> None:
-        """Wait until a line that holds the pattern was printed."""
+    def until(self, what: str | Callable[[], object], timeout: float = PATIENCE) -> None:
+        """Wait until a line that holds the pattern was printed, or until something is true, while the task runs."""
         deadline = time.monotonic() + timeout
-        while not re.search(text, self.output):
-            assert self.process.poll() is None and time.monotonic() < deadline, f"no {text!r} in:\n{self.output}"
+        while True:
+            ended = self.process.poll() is not None
+            if ended:
+                self._reader.join(3)  # its last lines may not be here yet
+            if what() if callable(what) else re.search(what, self.output):
+                return
+            assert not ended and time.monotonic() < deadline, f"no {what!r} in:\n{self.output}"
             time.sleep(0.02)
 
     def end(self, timeout: float = PATIENCE) -> int:

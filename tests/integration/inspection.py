@@ -126,6 +126,11 @@ def command(pid: int) -> str:
         return ""
 
 
+def running(text: str) -> bool:
+    """Whether a process of this machine, also in a container, has that in its command."""
+    return any(text in command(int(folder.name)) for folder in Path("/proc").glob("[0-9]*"))
+
+
 def kubectl(clone: Clone, *words: str) -> str:
     """The stdout of kubectl in the project's namespace, as whose KUBECONFIG the tests have."""
     return output("kubectl", f"--namespace={clone.project}", *words)
