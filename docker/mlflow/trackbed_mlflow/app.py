@@ -19,6 +19,8 @@ def create() -> Any:
     from trackbed_mlflow import abandoned_requests, artifact_pool, fast_path, request_queues, router
     from trackbed_mlflow.edge import identity, middleware
     from trackbed_mlflow.fast_path import json_answers, json_requests
+    from trackbed_mlflow.search_processes import gunicorn_classes
+    from trackbed_mlflow.search_processes.pool import processes
     from trackbed_mlflow.start_page import application
 
     stores = (handlers._tracking_store, handlers._model_registry_store)
@@ -36,7 +38,8 @@ def create() -> Any:
             json_answers.replace(handlers)
         fast, paths = json_requests.application(app, flask_app, queues)
     fast_path.write_state(os.environ)
-    served = router.Router(app, artifact_pool.ArtifactPool(app), queues, fast, paths)
+    served = router.Router(app, artifact_pool.ArtifactPool(app), queues, fast, paths, processes)
+    gunicorn_classes.served.app, gunicorn_classes.served.engines = served, engines
     page = application.served(served, engines, os.environ)
     return middleware.guarded(identity.identified(page, stores, os.environ))
 

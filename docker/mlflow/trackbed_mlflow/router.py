@@ -8,6 +8,7 @@ from typing import Any
 
 from trackbed_mlflow import abandoned_requests, artifact_pool, request_queues
 from trackbed_mlflow.request_queues import ConcurrencyLimiter, Queues
+from trackbed_mlflow.search_processes.pool import SearchProcesses
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -19,13 +20,20 @@ class Router:
     """Requests of ``paths`` go to ``fast``, those that wait for the object store to ``store``, others to ``full``."""
 
     def __init__(
-        self, full: App, store: App, queues: Queues, fast: App | None = None, paths: frozenset[str] = frozenset()
+        self,
+        full: App,
+        store: App,
+        queues: Queues,
+        fast: App | None = None,
+        paths: frozenset[str] = frozenset(),
+        processes: SearchProcesses | None = None,
     ) -> None:
         self.full = full
         self.store = store
         self.queues = queues
         self.fast = fast or full
         self.paths = paths
+        self.processes = processes or SearchProcesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,24 +47,30 @@ class Router:
             client.end()
 
     async def route(self, scope: Scope, client: abandoned_requests.Client, send: Send) -> None:
-        path, method = scope["path"], scope.get("method", "")
-        if path in self.paths and not scope.get("root_path"):
-            await self.fast(scope, client.receive, send)  # it has the queues of its own
-        elif artifact_pool.waits_for_store(path):
-            if request_queues.lists(path, method):
-                await queued(self.store, self.queues.lists, scope, client, send)
+        path, method, query = scope["path"], scope.get("method", ""), scope.get("query_string", b"")
+        fast = path in self.paths and not scope.get("root_path")
+        store = not fast and artifact_pool.waits_for_store(path)
+        if not (request_queues.lists(path, method) if store else request_queues.computes(path, method, query)):
+            app = self.fast if fast else self.store if store else self.full  # the fast one has queues of its own
+            await app(scope, client.receive, send)
+            return
+        body, receive = await whole(client.receive)
+        if path == artifact_pool.GRAPHQL:
+            store = bool(query or artifact_pool.ARTIFACTS_IN_GRAPHQL.search(body))
+        with self.processes.pending("lists" if store else "computing") as pending:
+
+            async def begun(message: MutableMapping[str, Any]) -> None:
+                pending.end()
+                await send(message)
+
+            if await self.processes.answered(pending, scope, client, body, begun):
+                return
+            if fast:
+                await self.fast(scope, receive, begun)
+            elif store:
+                await queued(self.store, self.queues.lists, scope, client, begun, receive)
             else:
-                await self.store(scope, client.receive, send)
-        elif path == artifact_pool.GRAPHQL:
-            body, again = await whole(client.receive)
-            if artifact_pool.ARTIFACTS_IN_GRAPHQL.search(body) or scope.get("query_string"):
-                await queued(self.store, self.queues.lists, scope, client, send, again)
-            else:
-                await queued(self.full, self.queues.computing, scope, client, send, again)
-        elif request_queues.computes(path, method, scope.get("query_string", b"")):
-            await queued(self.full, self.queues.computing, scope, client, send)
-        else:
-            await self.full(scope, client.receive, send)
+                await queued(self.full, self.queues.computing, scope, client, begun, receive)
 
 
 async def whole(receive: Receive) -> tuple[bytes, Receive]:
@@ -78,11 +92,9 @@ async def queued(
     scope: Scope,
     client: abandoned_requests.Client,
     send: Send,
-    receive: Receive | None = None,
+    receive: Receive,
 ) -> None:
     """``app`` when it is this request's turn. A body that comes slowly, or is read slowly, takes nobody's turn."""
-    if receive is None:
-        _, receive = await whole(client.receive)
     try:
         end = await limiter.take(request_queues.in_database())
     except request_queues.Busy as busy:

@@ -30,6 +30,8 @@ from trackbed_mlflow import (
 from trackbed_mlflow.configuration import prepare, server_arguments
 from trackbed_mlflow.edge import access_token
 from trackbed_mlflow.errors import required, say
+from trackbed_mlflow.search_processes import gunicorn_classes
+from trackbed_mlflow.search_processes.pool import processes
 from trackbed_mlflow.server_loop import ToldToEnd
 from trackbed_mlflow.write_journal import Journal
 
@@ -128,15 +130,24 @@ class Workers:
     def __call__(self, command: list[str], extra_env: Mapping[str, str], **_: object) -> NoReturn:
         """``command``: MLflow's own line for uvicorn, which ends with the application that it found by its name."""
         from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from gunicorn.arbiter import Arbiter  # type: ignore[import-not-found,import-untyped,unused-ignore]
         from mlflow.server import handlers
 
         os.environ.update(extra_env)
-        settings = {**self.options, "worker_class": worker_class()}
-        if journal := durability.make_durable(os.environ):
-            settings["on_exit"] = lambda _: journal.end()
+        settings: dict[str, Any] = {**self.options, "worker_class": worker_class()}
+        journal = durability.make_durable(os.environ)
+        if journal:
             look_back(journal)
         if (engine := getattr(handlers._tracking_store, "engine", None)) and indexes.make(engine):
             subprocess.Popen([sys.executable, PROGRAM, "indexes", "--missing"], stdin=subprocess.DEVNULL)
+        arbiter = with_search_processes(Arbiter, settings, os.environ)
+
+        def ended(_: object) -> None:
+            processes.remove_folder()
+            if journal:
+                journal.end()
+
+        settings["on_exit"] = ended
         memory_limit.limit(self.options["workers"])
         create = pkgutil.resolve_name(command[-1])  # module:function
 
@@ -150,6 +161,9 @@ class Workers:
                 gc.freeze()  # what was imported stays shared memory; 1 % of it is garbage, which 0.1 s of looking finds
                 gc.enable()
                 return served
+
+            def run(self) -> None:
+                arbiter(self).run()
 
         jobs.start(os.environ)
         Application().run()
@@ -167,6 +181,25 @@ def worker_class() -> type:
         "timeout_graceful_shutdown": GRACE_SECONDS - 1,
     }
     return type("Worker", (UvicornWorker,), {"CONFIG_KWARGS": options})
+
+
+def with_search_processes(arbiter: type, settings: dict[str, Any], environment: Mapping[str, str]) -> type:
+    """gunicorn's first process and its ``settings``, with search processes where there may be any."""
+    workers = settings["workers"]
+    if not fast_path.enabled(environment):
+        return arbiter
+    if not (count := memory_limit.search_process_count(environment, workers)):
+        say(
+            f"searches have no processes of their own: MEMORY_LIMIT has less than 1.5 GiB for each of {workers} workers"
+        )
+        return arbiter
+    with fast_path.part("search processes"):
+        result = gunicorn_classes.arbiter_class(arbiter)
+        settings["worker_class"] = gunicorn_classes.worker_class(settings["worker_class"], GRACE_SECONDS - 1)
+        settings |= {"pre_fork": gunicorn_classes.pre_fork, "child_exit": gunicorn_classes.child_exit}
+        processes.enable(count, environment)
+        return result
+    return arbiter
 
 
 def look_back(journal: Journal) -> None:

@@ -56,7 +56,11 @@ class TrackingServer:
         only=("server", "private", "jobs"),
     )
     mlflow_workers: int = setting(
-        "2", kinds.integer(1, 32), "Number of the MLflow server's processes", compose=True, only=("server",)
+        "2",
+        kinds.integer(1, 32),
+        "Number of the MLflow server's processes; up to as many more search beside them",
+        compose=True,
+        only=("server",),
     )
     postgres_password: str = setting(
         "", kinds.key(8), "Password of the database; generated when empty", secret=True, only=("server", "containers")
