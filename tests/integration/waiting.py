@@ -1,9 +1,14 @@
 """Runs inside the tracking server's Python: a server of its own over an empty database, and a store that never answers.
 
-Arguments: the database's address, and the folder of our modules. Prints as JSON: which of MLflow's addresses reach the
-store and are not known to us ("unknown"), how long log_metric takes in seconds while N lists of artifacts hang
-("hung": {N: [...]}), how long the middle one of some log_metric and of the searches beside it takes ("log_metric",
-"search"), and how many runs clients make that time out at a locked table and try again ("runs").
+Arguments: the database's address, the folder of our modules, and what to do.
+
+queues: prints as JSON which of MLflow's addresses reach the store and are not known to us ("unknown"), how long
+log_metric takes in seconds while N lists of artifacts hang ("hung": {N: [...]}), how long the middle one of some
+log_metric and of the searches beside it takes ("log_metric", "search"), and how many runs clients make that time out at a
+locked table and try again ("runs").
+
+processes: searches while their process is killed, and while gunicorn is told to load again and to end. Prints what did
+not go as it should (a list of lines).
 """
 
 from __future__ import annotations
@@ -21,10 +26,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-URI, MODULES = sys.argv[1:]
+URI, MODULES, WHAT = sys.argv[1:]
 sys.path.insert(0, MODULES)
 CLIENTS, CLIENT_SECONDS, LOCKED_SECONDS = 10, 2.0, 5.0
 RUNS, METRICS, LOGGED = 200, 10, 15  # of the searches' experiment; beside them
@@ -119,40 +127,123 @@ def hung(port: int, lists: int) -> list[float]:
     return [round(seconds, 3) for seconds in (*(taken for _, taken, _ in result), seconds)]
 
 
-def searched(port: int) -> dict[str, float]:
-    """Seconds of the middle log_metric, and of the middle search of RUNS runs by CLIENTS clients beside it."""
-    experiment = ask(port, "POST", "/api/2.0/mlflow/experiments/create", {"name": "searched"})[2]["experiment_id"]
-    metrics = [{"key": f"m{number}", "value": 1, "timestamp": 1} for number in range(METRICS)]
-    for _ in range(RUNS):
-        created = ask(port, "POST", "/api/2.0/mlflow/runs/create", {"experiment_id": experiment})[2]
-        run = created["run"]["info"]["run_id"]
-        assert ask(port, "POST", "/api/2.0/mlflow/runs/log-batch", {"run_id": run, "metrics": metrics})[0] == 200
-    searches: list[float] = []
-    logged = threading.Event()
+class Searches:
+    """CLIENTS clients that search RUNS runs of an experiment, again and again."""
 
-    def client() -> None:
-        body = {"experiment_ids": [experiment], "max_results": RUNS}
-        while not logged.is_set():
-            status, seconds, answer = ask(port, "POST", "/api/2.0/mlflow/runs/search", body)
-            assert status == 200 and len(answer["runs"]) == RUNS
-            searches.append(seconds)
+    def __init__(self, port: int) -> None:
+        self.port = port
+        created = ask(port, "POST", "/api/2.0/mlflow/experiments/create", {"name": "searched"})[2]
+        self.experiment = created["experiment_id"]
+        metrics = [{"key": f"m{number}", "value": 1, "timestamp": 1} for number in range(METRICS)]
+        for _ in range(RUNS):
+            body = {"experiment_id": self.experiment}
+            self.run = ask(port, "POST", "/api/2.0/mlflow/runs/create", body)[2]["run"]["info"]["run_id"]
+            batch = {"run_id": self.run, "metrics": metrics}
+            assert ask(port, "POST", "/api/2.0/mlflow/runs/log-batch", batch)[0] == 200
+        self.seconds: list[float] = []
+        self.statuses: Counter[int] = Counter()
+        self.ended = threading.Event()
 
-    clients = [threading.Thread(target=client, daemon=True) for _ in range(CLIENTS)]
-    for one in clients:
-        one.start()
-    end = time.monotonic() + 60
-    while len(searches) < CLIENTS and time.monotonic() < end:
+    def client(self) -> None:
+        body = {"experiment_ids": [self.experiment], "max_results": RUNS}
+        while not self.ended.is_set():
+            status, seconds, answer = ask(self.port, "POST", "/api/2.0/mlflow/runs/search", body)
+            whole = status != 200 or len(answer["runs"]) == RUNS
+            self.statuses[status if whole else -1] += 1
+            self.seconds.append(seconds)
+
+    def some(self) -> bool:
+        """Waits until each client has had its answer once more; whether it has."""
+        count = len(self.seconds)
+        return until(lambda: len(self.seconds) >= count + CLIENTS)
+
+    def log(self) -> tuple[int, float]:
+        metric = {"run_id": self.run, "key": "a", "value": 1, "timestamp": 1}
+        return ask(self.port, "POST", "/api/2.0/mlflow/runs/log-metric", metric)[:2]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self.ended.clear()
+        clients = [threading.Thread(target=self.client, daemon=True) for _ in range(CLIENTS)]
+        for one in clients:
+            one.start()
+        try:
+            yield
+        finally:
+            self.ended.set()
+            for one in clients:
+                one.join(60)
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> bool:
+    """Waits for what has to come; whether it has."""
+    end = time.monotonic() + seconds
+    while not (result := condition()) and time.monotonic() < end:
         time.sleep(0.05)
-    metric = {"run_id": run, "key": "a", "value": 1, "timestamp": 1}
-    result = [ask(port, "POST", "/api/2.0/mlflow/runs/log-metric", metric) for _ in range(LOGGED)]
-    logged.set()
-    for one in clients:
-        one.join(60)
-    assert all(status == 200 for status, *_ in result), result
+    return bool(result)
+
+
+def searched(port: int) -> dict[str, float]:
+    """Seconds of the middle log_metric, and of the middle search beside it."""
+    searches = Searches(port)
+    with searches.running():
+        searches.some()
+        result = [searches.log() for _ in range(LOGGED)]
+    assert all(status == 200 for status, _ in result), result
+    assert set(searches.statuses) == {200}, searches.statuses
     return {
-        "log_metric": statistics.median(seconds for _, seconds, _ in result),
-        "search": statistics.median(searches),
+        "log_metric": statistics.median(seconds for _, seconds in result),
+        "search": statistics.median(searches.seconds),
     }
+
+
+def search_processes(server: int) -> set[int]:
+    """Those of gunicorn's children that have stepped back for logging."""
+    result: set[int] = set()
+    for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+        with suppress(OSError):  # it has just ended
+            nice = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[16])
+            result |= {int(pid)} if nice > os.nice(0) else set()
+    return result
+
+
+def processes(port: int, server: subprocess.Popen[bytes], folder: Path) -> list[str]:
+    """What did not go as it should."""
+    wrong: list[str] = []
+
+    def expect(what: str, holds: object) -> None:
+        if not holds:
+            wrong.append(f"{what}: {dict(searches.statuses)}")
+
+    def others(*before: int) -> set[int]:
+        return search_processes(server.pid) - {*before}
+
+    searches = Searches(port)
+    expect("a server that searches little has none", not others())
+    with searches.running():
+        expect("one process begins", until(others) and len(others()) == 1)
+        expect("it answers", searches.some())
+        expect("logging goes on beside it", all(searches.log()[0] == 200 for _ in range(LOGGED)))
+        expect("each search is answered whole", set(searches.statuses) == {200})
+        killed = others().pop()
+        os.kill(killed, signal.SIGKILL)
+        expect("logging goes on without it", all(searches.log()[0] == 200 for _ in range(LOGGED)))
+        expect("so do searches", searches.some())
+        expect("who was interrupted is told to come again", set(searches.statuses) <= {200, 503})
+        server.send_signal(signal.SIGHUP)  # the workers are replaced
+        expect("another process begins", until(lambda: others(killed)))
+        expect("searches go on", searches.some())
+    searches.statuses.clear()
+    with searches.running():
+        searches.some()
+        server.send_signal(signal.SIGTERM)
+        searches.ended.set()  # those that run are the last ones
+        expect("the server ends", until(lambda: server.poll() is not None))
+    # what came as the door closed was not begun
+    expect("what ran at the end was answered", set(searches.statuses) <= {200, 503, 0} and searches.statuses[200])
+    expect(f"it ends well ({server.returncode})", server.returncode == 0)
+    expect("its sockets are gone", not list(folder.glob("tmp-search-*")))
+    return wrong
 
 
 def locked(port: int) -> int:
@@ -180,52 +271,72 @@ def locked(port: int) -> int:
     return int(cursor.fetchone()[0])
 
 
-def main() -> None:
-    taken: list[socket.socket] = []  # connections to the store: accepted, never answered
-    store = socket.create_server(("127.0.0.1", 0), backlog=1000)
-    threading.Thread(target=lambda: taken.extend(store.accept()[0] for _ in iter(int, 1)), daemon=True).start()
+@contextmanager
+def hanging_store() -> Iterator[int]:
+    """The port of a store that accepts connections and never answers."""
+    taken: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as store:
+        threading.Thread(target=lambda: taken.extend(store.accept()[0] for _ in iter(int, 1)), daemon=True).start()
+        yield store.getsockname()[1]
+
+
+@contextmanager
+def running_server(folder: str, store: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A server with one worker that answers: its port and its first process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {
-            "PATH": os.defpath,
-            "LANG": "C.UTF-8",
-            "HOME": folder,
-            "TMPDIR": folder,
-            "PYTHONPATH": "",
-            "AWS_ACCESS_KEY_ID": "k",
-            "AWS_SECRET_ACCESS_KEY": "s",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{store.getsockname()[1]}",
-            "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path",
-            "MLFLOW_BACKEND_STORE_URI": URI,
-            "MLFLOW_ARTIFACTS_DESTINATION": "s3://hung/live",
-            "TRACKBED_HOST": "127.0.0.1",
-            "TRACKBED_PORT": str(port),
-            "TRACKBED_WORKERS": "1",
-            "PGPASSFILE": os.environ.get("PGPASSFILE", ""),
-        }
-        with open(f"{folder}/log", "wb") as log:
-            server = subprocess.Popen(
-                [sys.executable, f"{MODULES}/start.py", "serve"],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        try:
-            end = time.monotonic() + 120
-            while ask(port, "GET", "/health")[0] == 0 and server.poll() is None and time.monotonic() < end:
-                time.sleep(0.3)
-            assert ask(port, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 200, Path(
-                folder, "log"
-            ).read_text()
-            result = {**searched(port), "runs": locked(port), "hung": {lists: hung(port, lists) for lists in (30, 120)}}
-        finally:
+    environment = {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "HOME": folder,
+        "TMPDIR": folder,
+        "TRACKBED_OWN_TMP": folder,
+        "PYTHONPATH": "",
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{store}",
+        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path",
+        "MLFLOW_BACKEND_STORE_URI": URI,
+        "MLFLOW_ARTIFACTS_DESTINATION": "s3://hung/live",
+        "TRACKBED_HOST": "127.0.0.1",
+        "TRACKBED_PORT": str(port),
+        "TRACKBED_WORKERS": "1",
+        "PGPASSFILE": os.environ.get("PGPASSFILE", ""),
+    }
+    with open(f"{folder}/log", "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, f"{MODULES}/start.py", "serve"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        until(lambda: ask(port, "GET", "/health")[0] or server.poll() is not None, 120)
+        assert ask(port, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 200, Path(
+            folder, "log"
+        ).read_text()
+        yield port, server
+    finally:
+        with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
-            server.wait(10)
-    print(json.dumps({**result, "unknown": unknown()}))
+        server.wait(10)
+
+
+def main() -> None:
+    result: Any
+    with (
+        hanging_store() as store,
+        tempfile.TemporaryDirectory() as folder,
+        running_server(folder, store) as (port, server),
+    ):
+        if WHAT == "processes":
+            result = processes(port, server, Path(folder))
+        else:
+            result = {**searched(port), "runs": locked(port), "hung": {lists: hung(port, lists) for lists in (30, 120)}}
+    print(json.dumps(result if WHAT == "processes" else {**result, "unknown": unknown()}))
 
 
 main()

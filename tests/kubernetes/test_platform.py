@@ -21,6 +21,9 @@ from tests.integration.test_platform import (
     test_up_ends_with_a_table,
     trained,
 )
+from tests.integration.test_waiting import (
+    test_the_projects_own_server_searches_in_processes_of_its_services_account,
+)
 
 __all__ = [
     "test_a_page_of_another_name_is_refused",
@@ -38,6 +41,7 @@ __all__ = [
     "test_status_in_every_format",
     "test_the_database_syncs_what_it_acknowledges",
     "test_the_notebook_address_stands_alone_on_stdout",
+    "test_the_projects_own_server_searches_in_processes_of_its_services_account",
     "test_up_ends_with_a_table",
     "trained",
 ]
