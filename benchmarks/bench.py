@@ -3,7 +3,8 @@
     python -m benchmarks.bench [--full] [--rounds=N] [--only=NAME,NAME] [--json=FILE]
 
 Prints one table (what, goal, ours, baseline, ratio, spread, embedded) and writes JSON. A run with --only replaces its
-own rows in that file and keeps the others. Needs a Docker engine, and makes the images that are missing.
+own rows in that file and keeps the others. Profiles of a further round go into .nox/bench. Needs a Docker engine, and
+makes the images that are missing.
 Timings never decide a test.
 """
 
@@ -25,7 +26,7 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
-from benchmarks import disk
+from benchmarks import disk, profiles
 from benchmarks.systems import (
     WEIGHED,
     Baseline,
@@ -41,13 +42,13 @@ from benchmarks.systems import (
     setting,
     timed,
 )
-from helpers import lifecycle
 from helpers.clone import ROOT
 from helpers.uv_settings import uv_settings
 
 IDLE_SECONDS = 5
 SETTLED_SECONDS, WATCHED_SECONDS = 45, 180  # the longest health check comes every 60 s
 PATIENCE = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE")
+PROFILES = ROOT / ".nox" / "bench"  # of ours; the other benchmarks have folders of their own beside it
 CHANGED = "uvloop"  # the requirement of which another release is built
 
 
@@ -115,6 +116,7 @@ class Bench:
                     f"cold {cold.ours[-1]:.1f} / {cold.other[-1]:.1f} s, later {later.ours[-1]:.1f} / "
                     f"{later.other[-1]:.1f} s, memory {memory.ours[-1]:.0f} / {memory.other[-1]:.0f} MiB"
                 )
+            profiles.starts(ours, PROFILES)
         return [cold, later, noop, memory]
 
     def embedded_starts(self) -> list[Measure]:
@@ -135,6 +137,7 @@ class Bench:
                 later.embedded.append(system.invoke("up"))
                 system.down(data=True)
                 say(f"embedded first {first.embedded[-1]:.1f} s, later {later.embedded[-1]:.1f} s")
+            profiles.starts(system, PROFILES)
         return [first, later, noop, memory]
 
     def idle(self) -> list[Measure]:
@@ -192,6 +195,10 @@ class Bench:
                         getattr(measure, side).append(result["per_second"])
                         busiest = max(busiest, result["client_cpus"])
                 say(f"log_metric p50 {one.ours[-1]:.1f} / {one.other[-1]:.1f} / {one.embedded[-1]:.1f} ms")
+            for kind in many:  # one more round, which does not count
+                pids = profiles.container_processes(self.ours.container("mlflow"))
+                with profiles.recorded(pids, PROFILES, kind):
+                    client("load", self.ours.url, str(profiles.SECONDS), kind)
         for measure in many.values():
             measure.note = f"the clients used {busiest:.2f} processors at the most"
         return [one, *many.values()]
@@ -260,16 +267,16 @@ class Bench:
         return result
 
     def growth(self) -> list[Measure]:
-        """10^3 to 10^5 runs on ours: the rows of benchmarks/growth.py, which asks a system that runs."""
+        """10^3 to 10^5 runs: the rows of benchmarks/growth.py, of two projects of its own; profiles in .nox/growth."""
         module = importlib.import_module("benchmarks.growth")
-        with running(self.ours):
-            before = dict(os.environ)
-            os.environ.update(self.ours.env)
-            try:
-                result: list[Measure] = module.grow(lifecycle.load({}), module.LARGE)
-            finally:
-                os.environ.clear()
-                os.environ.update(before)
+        before = dict(os.environ)
+        try:
+            result: list[Measure] = module.whole(
+                "docker", self.folder / "growth", self.rounds, ROOT / ".nox" / "growth"
+            )
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
         return result
 
 

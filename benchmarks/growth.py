@@ -1,370 +1,311 @@
-"""How answers slow down as runs pile up: one experiment with 10^3 runs, then with 10^5 and 10^6 rows of metrics.
+"""How answers slow down as runs pile up: a project with 10^3 runs beside one with 10^5 and 10^6 rows of metrics.
 
-    python -m benchmarks.growth [--runs=100000]
+    python -m benchmarks.growth [--engine=docker] [--runs=100000] [--rounds=5]
     python -m benchmarks.growth --experiments=100 --runs=10000   # 10^6 runs, 10^7 rows, 10^4 experiments
+    python -m benchmarks.growth fill --folder=DIR; … measure --folder=DIR; … remove --folder=DIR
 
-Asks the system of this clone's settings (`invoke up` first; its data should be empty), on either engine. With
---engine=docker or --engine=embedded it makes one of its own, and removes it at the end.
+Two projects of its own are asked in turns, each question of one and then of the other. Runs are written by SQL in the
+exact shape that MLflow writes, which is checked against a run that MLflow wrote itself.
 
-Runs are written by SQL in the exact shape that MLflow writes, which is checked against a run that MLflow wrote itself.
+The output folder has the figures (ENGINE.json), what PostgreSQL reads for each question with the plan of each statement
+(ENGINE-few-statements.json and -many-), and a profile of MLflow's processes under each question by py-spy.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
+import hashlib
 import json
+import os
+import platform
 import shutil
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from benchmarks import profiles
 from benchmarks.backup import Filled
 from benchmarks.bench import table
-from benchmarks.systems import Measure
-from helpers import lifecycle, status
-from helpers.database_settings import USER
-from helpers.engines.base import MLFLOW, POSTGRES, Engine
+from benchmarks.runs import LONG_HISTORY, LONG_ID, Asker, Sql, fill, first_experiment, sql, verify
+from benchmarks.systems import Measure, say
+from helpers.clone import ROOT
+from helpers.engines.base import MLFLOW, Engine
 from helpers.errors import TrackbedError
-from helpers.project.project import Project
 
 SMALL, LARGE = 1_000, 100_000
 LIMIT, SITE_LIMIT = 2.0, 3.0  # one large experiment; many beside it
 PAGES = 1_000, 10_000  # experiments of the page of experiments
 CHART = 100  # runs of a chart, and of a comparison
-LONG_HISTORY = 1_000  # steps of the one run whose history is asked for
-BEGAN = 1_700_000_000_000
-TABLES = ("runs", "params", "tags", "metrics", "latest_metrics")
-
-# each run: 3 parameters, 5 tags, 2 metrics of 5 steps; psql's variables: experiment, first, last
-FILL = """
-BEGIN;
-CREATE TEMP TABLE fresh ON COMMIT DROP AS SELECT i, md5('growth' || i) AS id FROM generate_series(:first, :last) i;
-INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time,
-                  source_version, lifecycle_stage, artifact_uri, experiment_id, deleted_time)
-SELECT id, 'growth-' || i, 'UNKNOWN', '', '', '', 'FINISHED', :began + i * 1000, :began + i * 1000 + 900, '', 'active',
-       'mlflow-artifacts:/' || :experiment || '/' || id || '/artifacts', :experiment, NULL FROM fresh;
-INSERT INTO params (key, value, run_uuid)
-SELECT key, value, id FROM fresh, LATERAL (VALUES ('lr', (i % 10)::text), ('depth', (i % 7)::text),
-                                                  ('seed', i::text)) p(key, value);
-INSERT INTO tags (key, value, run_uuid)
-SELECT key, value, id FROM fresh, LATERAL (VALUES ('mlflow.user', 'ann'), ('mlflow.source.name', 'train.py'),
-    ('mlflow.source.type', 'LOCAL'), ('mlflow.runName', 'growth-' || i), ('team', 't' || i % 5)) t(key, value);
-CREATE TEMP TABLE points ON COMMIT DROP AS
-SELECT id, key, step, abs(hashint4((i * 31 + step)::int)::float8) / 2147483648 AS value,
-       :began + i * 1000 + step AS at
-FROM fresh, LATERAL (VALUES ('loss'), ('accuracy')) k(key), generate_series(0, 4) step;
-INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan)
-SELECT key, value, at, id, step, false FROM points;
-INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
-SELECT key, value, at, step, false, id FROM points WHERE step = 4;
-COMMIT;
-"""
-EXPERIMENTS = """
-INSERT INTO experiments (name, artifact_location, lifecycle_stage, creation_time, last_update_time, workspace)
-SELECT 'listed-' || i, 'mlflow-artifacts:/listed-' || i, 'active', :began + i, :began + i, 'default'
-FROM generate_series(:first, :last) i;
-"""
-# Rows come in about five times as fast without the indexes and foreign keys of the four tables below runs.
-BARE = """
-CREATE TABLE growth_bare AS
-SELECT 'ALTER TABLE ' || conrelid::regclass || ' DROP CONSTRAINT ' || quote_ident(conname) AS away,
-       'ALTER TABLE ' || conrelid::regclass || ' ADD CONSTRAINT ' || quote_ident(conname) || ' '
-           || pg_get_constraintdef(oid) AS back,
-       CASE contype WHEN 'f' THEN 2 ELSE 1 END AS step
-FROM pg_constraint
-WHERE conrelid = ANY(ARRAY['params', 'tags', 'metrics', 'latest_metrics']::regclass[]) AND contype IN ('p', 'f')
-UNION ALL
-SELECT 'DROP INDEX ' || indexrelid::regclass, pg_get_indexdef(indexrelid), 1 FROM pg_index
-WHERE indrelid = ANY(ARRAY['params', 'tags', 'metrics', 'latest_metrics']::regclass[]) AND NOT indisprimary;
-DO $$ DECLARE words text; BEGIN
-    FOR words IN SELECT away FROM growth_bare ORDER BY step DESC LOOP EXECUTE words; END LOOP;
-END $$;
-"""
-DRESSED = """
-SET maintenance_work_mem = '512MB';
-DO $$ DECLARE words text; BEGIN
-    FOR words IN SELECT back FROM growth_bare ORDER BY step, back LOOP EXECUTE words; END LOOP;
-END $$;
-DROP TABLE growth_bare;
-"""
-# what autovacuum does in its own time
-TIDY = "VACUUM ANALYZE runs, params, tags, metrics, latest_metrics, experiments;"
+TURNS = 9  # answers of each side in one round
+PROFILED_SECONDS = 3  # of each question
 
 
-class Asker:
-    """One kept connection to the tracking server."""
+@dataclass(frozen=True)
+class Question:
+    """Requests, and how many entries of which list the last one has to give."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self.connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
-        self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+    requests: tuple[tuple[str, str, dict[str, Any] | None], ...]
+    counted: str = ""
+    count: int = 0
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The answer's JSON, {} for a page. Raises SystemExit on another status than 200."""
-        self.connection.request(method, path, json.dumps(body) if body is not None else None, self.headers)
-        answer = self.connection.getresponse()
-        data = answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"{path}: {answer.status} {data[:300]!r}")
-        return dict(json.loads(data)) if answer.headers.get_content_type() == "application/json" else {}
+    @property
+    def to_api(self) -> list[tuple[str, str, dict[str, Any] | None]]:
+        """Without those for pages and scripts, which ask PostgreSQL nothing."""
+        return [request for request in self.requests if request[1].startswith(("/api/", "/ajax-api/"))]
 
-    def api(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        return self.ask("POST", f"/api/2.0/mlflow/{path}", body)
-
-    def search(self, experiment: str, **words: Any) -> list[dict[str, Any]]:
-        result = self.api("runs/search", {"experiment_ids": [experiment], "max_results": 25, **words})
-        return list(result.get("runs", []))
-
-
-def sql(engine: Engine, database: str, text: str, **variables: object) -> list[str]:
-    """The lines that psql prints. Raises SystemExit with what the server said."""
-    flags = [word for name, value in variables.items() for word in ("-v", f"{name}={value}")]
-    done = engine.exec(
-        POSTGRES,
-        ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d", database, *flags),
-        stdin=text.encode(),
-        timeout=900,
-    )
-    if done.code:
-        raise SystemExit(f"psql: {done.stderr.strip()[-2000:]}")
-    return done.stdout.splitlines()
-
-
-def sample(asker: Asker, experiment: str, i: int) -> str:
-    """The run number ``i`` of FILL as MLflow writes it itself; gives its id."""
-    at = BEGAN + i * 1000
-    tags = {"mlflow.user": "ann", "mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL"}
-    run = str(
-        asker.api(
-            "runs/create",
-            {
-                "experiment_id": experiment,
-                "start_time": at,
-                "run_name": f"growth-{i}",
-                "tags": [{"key": k, "value": v} for k, v in tags.items()],
-            },
-        )["run"]["info"]["run_id"]
-    )
-    for step in range(5):
-        asker.api(
-            "runs/log-batch",
-            {
-                "run_id": run,
-                "metrics": [
-                    {"key": key, "value": 0.25, "timestamp": at + step, "step": step} for key in ("loss", "accuracy")
-                ],
-            },
-        )
-    params = {"lr": i % 10, "depth": i % 7, "seed": i}
-    asker.api(
-        "runs/log-batch",
-        {
-            "run_id": run,
-            "tags": [{"key": "team", "value": f"t{i % 5}"}],
-            "params": [{"key": k, "value": str(v)} for k, v in params.items()],
-        },
-    )
-    asker.api("runs/update", {"run_id": run, "status": "FINISHED", "end_time": at + 900})
-    return run
-
-
-def shape(engine: Engine, database: str, run: str) -> dict[str, list[str]]:
-    """Every row of a run as JSON, without its id and the values of its metrics."""
-    result = {}
-    for name in TABLES:
-        hidden = "- 'value'" if "metrics" in name else ""
-        result[name] = sorted(
-            line.replace(run, "ID")
-            for line in sql(engine, database, f"SELECT to_jsonb(t) {hidden} FROM {name} t WHERE run_uuid = '{run}'")
-        )
-    return result
-
-
-def verify(engine: Engine, database: str, asker: Asker, experiment: str) -> None:
-    """A run of FILL has the rows of the same run logged over MLflow's API. Raises SystemExit with the difference."""
-    own = sample(asker, experiment, 7)
-    filled = sql(engine, database, "SELECT md5('growth7')")[0]
-    theirs, ours = shape(engine, database, own), shape(engine, database, filled)
-    for name in TABLES:
-        if theirs[name] != ours[name] or not ours[name]:
-            raise SystemExit(f"{name}: MLflow writes {theirs[name]}, the fill {ours[name]}")
-    asker.api("runs/delete", {"run_id": own})
-
-
-def long_run(asker: Asker, experiment: str) -> str:
-    run = str(asker.api("runs/create", {"experiment_id": experiment, "start_time": BEGAN})["run"]["info"]["run_id"])
-    for first in range(0, LONG_HISTORY, 500):
-        asker.api(
-            "runs/log-batch",
-            {
-                "run_id": run,
-                "metrics": [
-                    {"key": "loss", "value": 1 / (step + 1), "timestamp": BEGAN + step, "step": step}
-                    for step in range(first, first + 500)
-                ],
-            },
-        )
-    return run
-
-
-def questions(asker: Asker, experiment: str, run: str) -> dict[str, Callable[[], object]]:
-    """What is asked, by name; each fails when the answer is not what the fill put there."""
-
-    def page(count: int, **words: Any) -> Callable[[], object]:
-        def ask() -> None:
-            if len(match := asker.search(experiment, **words)) != count:
-                raise SystemExit(f"{words}: {len(match)} runs instead of {count}")
-
-        return ask
-
-    def history() -> None:
-        path = f"/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=loss&max_results={LONG_HISTORY}"
-        if len(asker.ask("GET", path)["metrics"]) != LONG_HISTORY:
-            raise SystemExit("the history is not whole")
-
-    def first_page() -> None:
-        """What the browser asks for to show the newest runs of an experiment."""
-        asker.ask("GET", "/")
-        asker.ask("POST", "/ajax-api/2.0/mlflow/experiments/search", {"max_results": 25})
-        asker.ask("GET", f"/ajax-api/2.0/mlflow/experiments/get?experiment_id={experiment}")
-        asker.ask(
-            "POST",
-            "/ajax-api/2.0/mlflow/runs/search",
-            {
-                "experiment_ids": [experiment],
-                "max_results": 100,
-                "order_by": ["attributes.start_time DESC"],
-                "run_view_type": "ACTIVE_ONLY",
-                "filter": "",
-            },
-        )
-
-    def charted() -> list[str]:
-        """The newest runs of the fill: each has a metric of five steps."""
-        if not ids:
-            ids.extend(
-                one["info"]["run_id"]
-                for one in asker.search(experiment, filter="params.depth != ''", max_results=CHART)
+    def ask(self, asker: Asker) -> None:
+        """Raises SystemExit where the answer is not what the fill put there."""
+        for method, path, body in self.requests:
+            answer = asker.ask(method, path, body)
+        if self.counted and len(answer.get(self.counted, ())) != self.count:
+            raise SystemExit(
+                f"{path} {body}: {len(answer.get(self.counted, ()))} {self.counted} instead of {self.count}"
             )
-        return ids
 
-    def chart() -> None:
-        words = "&".join(f"run_ids={one}" for one in charted())
-        path = f"/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval?{words}&metric_key=loss&max_results=320"
-        if len(asker.ask("GET", path)["metrics"]) != CHART * 5:
-            raise SystemExit("the chart is not whole")
 
-    def compare() -> None:
-        for one in charted():
-            asker.ask("GET", f"/ajax-api/2.0/mlflow/runs/get?run_id={one}")
+def charted(last: int) -> list[str]:
+    """The ids of the newest runs of a fill."""
+    return [
+        hashlib.md5(f"growth{i}".encode(), usedforsecurity=False).hexdigest() for i in range(last, last - CHART, -1)
+    ]
 
-    def listed() -> None:
-        words = {"max_results": 25, "order_by": ["last_update_time DESC"]}
-        asker.ask("POST", "/ajax-api/2.0/mlflow/experiments/search", words)
 
-    ids: list[str] = []
+def questions(experiment: str, last: int) -> dict[str, Question]:
+    """What is asked, by name. ``last``: the number of the newest run of the experiment."""
+    own, page = "/api/2.0/mlflow", "/ajax-api/2.0/mlflow"
+
+    def search(count: int, **words: Any) -> Question:
+        body = {"experiment_ids": [experiment], "max_results": 25, **words}
+        return Question((("POST", f"{own}/runs/search", body),), "runs", count)
+
+    newest = {
+        "max_results": 100,
+        "order_by": ["attributes.start_time DESC"],
+        "run_view_type": "ACTIVE_ONLY",
+        "filter": "",
+    }
+    first_page = (
+        ("GET", "/", None),
+        ("POST", f"{page}/experiments/search", {"max_results": 25}),
+        ("GET", f"{page}/experiments/get?experiment_id={experiment}", None),
+        ("POST", f"{page}/runs/search", {"experiment_ids": [experiment], **newest}),
+    )
+    history = f"{own}/metrics/get-history?run_id={LONG_ID}&metric_key=loss&max_results={LONG_HISTORY}"
+    ids = charted(last)
+    chart = f"{page}/metrics/get-history-bulk-interval?{'&'.join(f'run_ids={one}' for one in ids)}"
+    listed = {"max_results": 25, "order_by": ["last_update_time DESC"]}
     return {
-        "search_runs page": page(25),
-        "search_runs page, the oldest": page(25, order_by=["attributes.start_time ASC"]),
-        "search_runs page, ordered by a metric": page(25, order_by=["metrics.loss ASC"]),
-        "search_runs page, parameter of every tenth run": page(25, filter="params.lr = '3'"),
-        "search_runs page, parameter of one run": page(1, filter="params.seed = '500'"),
-        "search_runs page, tag of every fifth run": page(25, filter="tags.team = 't3'"),
-        f"metric history, {LONG_HISTORY} steps": history,
-        "first page of the UI": first_page,
-        f"chart of a metric over {CHART} runs": chart,
-        f"compare {CHART} runs, one request each": compare,
-        "page of experiments": listed,
+        "search_runs page": search(25),
+        "search_runs page, the oldest": search(25, order_by=["attributes.start_time ASC"]),
+        "search_runs page, ordered by a metric": search(25, order_by=["metrics.loss ASC"]),
+        "search_runs page, parameter of every tenth run": search(25, filter="params.lr = '3'"),
+        "search_runs page, parameter of one run": search(1, filter="params.seed = '500'"),
+        "search_runs page, tag of every fifth run": search(25, filter="tags.team = 't3'"),
+        f"metric history, {LONG_HISTORY} steps": Question((("GET", history, None),), "metrics", LONG_HISTORY),
+        "first page of the UI": Question(first_page, "runs", 100),
+        f"chart of a metric over {CHART} runs": Question(
+            (("GET", f"{chart}&metric_key=loss&max_results=320", None),), "metrics", CHART * 5
+        ),
+        f"compare {CHART} runs, one request each": Question(
+            tuple(("GET", f"{page}/runs/get?run_id={one}", None) for one in ids)
+        ),
+        "page of experiments": Question((("POST", f"{page}/experiments/search", listed),), "experiments", 25),
     }
 
 
-def measure(ask: Callable[[], object], count: int = 21) -> list[float]:
-    """Milliseconds of each answer, after three that warm up."""
-    times = []
-    for n in range(count + 3):
-        began = time.perf_counter()
-        ask()
-        if n >= 3:
-            times.append((time.perf_counter() - began) * 1000)
-    return times
+@dataclass(frozen=True)
+class Side:
+    """A project with its runs."""
+
+    name: str
+    runs: int
+    experiments: int
+    listed: int
+    system: Filled
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Asker, Engine, Sql]]:
+        """Its API, engine and database; the project is up."""
+        project, engine = self.system.opened()
+        with engine.open(MLFLOW, "http") as address:
+            psql = partial(sql, engine, project.state.active["database"])
+            yield Asker(address.url, engine.access_token()), engine, psql
+
+    @property
+    def processes(self) -> list[str]:
+        """MLflow's, by their ids."""
+        if self.system.engine == "docker":
+            return profiles.container_processes(f"{self.system.project}-mlflow-1")
+        return profiles.folder_processes(self.folder, "mlflow")
+
+    @property
+    def modules(self) -> str:
+        """Where MLflow's service has Trackbed's."""
+        return "/opt/trackbed" if self.system.engine == "docker" else str(self.folder / "app")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.system.env["TRACKBED_STATE_DIR"], self.system.project, self.system.engine)
+
+    def fill(self) -> None:
+        self.system.invoke("up")
+        with self.opened() as (asker, engine, psql):
+            fill(psql, self.runs, self.experiments, self.listed)
+            verify(engine, self.system.live["database"], asker, first_experiment(psql))
 
 
-def grow(project: Project, runs: int, experiments: int = 1) -> list[Measure]:
-    """Rows whose "ours" is the time with ``runs`` runs in each of the experiments, and whose "baseline" the time with
-    SMALL runs in one."""
-    engine, database = status.running(project), project.state.active["database"]
-    limit = LIMIT if experiments == 1 else SITE_LIMIT
-    with engine.open(MLFLOW, "http") as address:
-        asker = Asker(address.url, engine.access_token())
-        if int(sql(engine, database, "SELECT count(*) FROM runs")[0]) > SMALL:
-            raise SystemExit("this system has runs already: growth is measured from an empty one")
-        names = [f"growth-{time.time_ns()}-{number}" for number in range(experiments)]
-        ids = [str(asker.api("experiments/create", {"name": name})["experiment_id"]) for name in names]
+def milliseconds(asker: Asker, question: Question) -> float:
+    began = time.perf_counter()
+    question.ask(asker)
+    return (time.perf_counter() - began) * 1000
 
-        def fill(number: int, first: int, last: int) -> None:
-            at = number * runs  # the number of a run is part of its id
-            variables = {"experiment": ids[number], "began": BEGAN, "first": at + first, "last": at + last}
-            sql(engine, database, FILL, **variables)
 
-        fill(0, 1, SMALL)
-        sql(engine, database, EXPERIMENTS, began=BEGAN, first=1, last=PAGES[0])
-        verify(engine, database, asker, ids[0])
-        asked = questions(asker, ids[0], long_run(asker, ids[0]))
-        title = f"{SMALL} to {runs} runs" + (f", {experiments} experiments" if experiments > 1 else "")
-        result = [Measure(f"{name}, {title}", f"<= {limit:.0f} x", "ms", limit=limit) for name in asked]
-        for samples in ("other", "ours"):
-            if samples == "ours":
-                sql(engine, database, BARE)
-                fill(0, SMALL + 1, runs)
-                for number in range(1, experiments):
-                    fill(number, 1, runs)
-                sql(engine, database, DRESSED)
-                sql(engine, database, EXPERIMENTS, began=BEGAN, first=PAGES[0] + 1, last=PAGES[1])
-            sql(engine, database, TIDY)
-            asker.connection.close()  # the server has ended it, the fill lasts longer than its patience
-            for row, ask in zip(result, asked.values(), strict=True):
-                getattr(row, samples).extend(measure(ask))
-    return result
+def compare(few: Side, many: Side, rounds: int) -> list[Measure]:
+    """Rows whose "ours" is the project with many runs and whose "baseline" the one with few, asked in turns; medians
+    of each round."""
+    limit = LIMIT if many.experiments == 1 else SITE_LIMIT
+    title = f"{few.runs} to {many.runs * many.experiments} runs"
+    title += f", {many.experiments} experiments" if many.experiments > 1 else ""
+    with ExitStack() as stack:
+        small, large = (stack.enter_context(side.opened()) for side in (few, many))
+        pairs = tuple(
+            (asker, questions(first_experiment(psql), side.runs), samples)
+            for (asker, _, psql), side, samples in ((small, few, "other"), (large, many, "ours"))
+        )
+        rows = {name: Measure(f"{name}, {title}", f"<= {limit:.0f} x", "ms", limit=limit) for name in pairs[0][1]}
+        for number in range(rounds + 1):  # the first one warms up
+            for name, row in rows.items():
+                times: dict[str, list[float]] = {"other": [], "ours": []}
+                for _ in range(TURNS):
+                    for asker, asked, samples in pairs:
+                        times[samples].append(milliseconds(asker, asked[name]))
+                for samples, found in times.items() if number else ():
+                    getattr(row, samples).append(statistics.median(found))
+            say(f"round {number} of {rounds}")
+    return list(rows.values())
+
+
+def statements(engine: Engine, modules: str, asked: dict[str, Question]) -> dict[str, Any]:
+    """What benchmarks/statements.py finds in a project's own server."""
+    script = Path(__file__).with_name("statements.py").read_text()
+    requests = json.dumps({name: question.to_api for name, question in asked.items()}).encode()
+    done = engine.exec(MLFLOW, ("python", "-c", script, modules), stdin=requests, timeout=300)
+    if done.code:
+        raise SystemExit(f"statements.py: {done.stderr.strip()[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def profile(side: Side, folder: Path) -> None:
+    """What PostgreSQL reads for each question, and where MLflow's processes spend their time under it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with side.opened() as (asker, engine, psql):
+        asked = questions(first_experiment(psql), side.runs)
+        read = statements(engine, side.modules, asked)
+        (folder / f"{side.system.engine}-{side.name}-statements.json").write_text(json.dumps(read, indent=1))
+        for name, question in asked.items():
+            with profiles.recorded(
+                side.processes, folder, f"{side.system.engine}-{side.name}-{name}", PROFILED_SECONDS
+            ):
+                end = time.monotonic() + PROFILED_SECONDS
+                while time.monotonic() < end:
+                    question.ask(asker)
+
+
+def projects(engine: str, folder: Path, runs: int, experiments: int) -> tuple[Side, Side]:
+    """One with few and one with many runs, in state folders of their own."""
+    port = 27240 if engine == "embedded" else 27270
+    few, many = (Filled(engine, folder, f"growth-{name}", port + 4 * n) for n, name in enumerate(("few", "many")))
+    return Side("few", SMALL, 1, PAGES[0], few), Side("many", runs, experiments, PAGES[1], many)
+
+
+def whole(engine: str, folder: Path, rounds: int, out: Path) -> list[Measure]:
+    """Fill both projects, compare them, profile them, and remove them."""
+    folder.mkdir(mode=0o755)
+    pair = projects(engine, folder, LARGE, 1)
+    try:
+        for side in pair:
+            side.fill()
+        result = compare(*pair, rounds)
+        for side in pair:
+            profile(side, out)
+        return result
+    finally:
+        for side in pair:
+            side.system.invoke("down", "--delete-data", "--yes")
 
 
 def spread(found: list[Measure]) -> str:
-    """The table with medians; the columns are the two sizes."""
-    return table(found).replace("| ours | baseline |", f"| large | {SMALL} runs |", 1)
-
-
-@contextmanager
-def own_project(engine: str) -> Iterator[Project]:
-    """An empty project that is up, removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="trackbed-bench-"))
-    folder.chmod(0o755)  # the services' accounts go through it
-    system = Filled(engine, folder, "growth", 27240)
-    try:
-        system.invoke("up")
-        yield system.opened()[0]
-    finally:
-        system.invoke("down", "--delete-data", "--yes")
-        shutil.rmtree(folder)
+    """The table; its columns are the two sizes."""
+    return table(found).replace("| ours | baseline |", f"| many | {SMALL} runs |", 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", nargs="?", choices=("fill", "measure", "profile", "remove"))
+    parser.add_argument("--engine", choices=("docker", "embedded"), default="embedded")
     parser.add_argument("--runs", type=int, default=LARGE, help="of each experiment")
     parser.add_argument("--experiments", type=int, default=1)
-    parser.add_argument("--engine", choices=("docker", "embedded"), help="measure a project of its own")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", default="", help="of the two projects")
+    parser.add_argument("--out", type=Path, default=ROOT / ".nox" / "growth", help="folder of figures and profiles")
     args = parser.parse_args()
+    if args.step and not args.folder:
+        parser.error("a single step needs --folder=DIR, the same for all")
+    folder = Path(args.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)  # the services' accounts go through it
+    few, many = projects(args.engine, folder, args.runs, args.experiments)
+
+    def filled() -> None:
+        for side in (few, many):
+            side.fill()
+
+    def measured() -> None:
+        for side in (few, many):
+            side.system.invoke("up")  # of this very clone
+        before = os.getloadavg()
+        rows = compare(few, many, args.rounds)
+        machine = {
+            "cpus": os.cpu_count(),
+            "system": platform.platform(),
+            "date": time.strftime("%Y-%m-%d"),
+            "engine": args.engine,
+            "rounds": args.rounds,
+            "load": [before, os.getloadavg()],
+        }
+        args.out.mkdir(parents=True, exist_ok=True)
+        result = {"machine": machine, "measures": [asdict(row) for row in rows]}
+        (args.out / f"{args.engine}.json").write_text(json.dumps(result, indent=1))
+        print(f"{machine}\n\n{spread(rows)}")
+
+    def profiled() -> None:
+        for side in (few, many):
+            profile(side, args.out)
+
+    def removed() -> None:
+        for side in (few, many):
+            side.system.invoke("down", "--delete-data", "--yes")
+        shutil.rmtree(folder)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the projects are taken down
+    steps: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured, "profile": profiled}
     try:
-        with own_project(args.engine) if args.engine else nullcontext(lifecycle.load({})) as project:
-            result = grow(project, args.runs, args.experiments)
+        for name, step in steps.items():
+            if args.step in (None, name):
+                step()
     except TrackbedError as error:
         raise SystemExit(f"error: {error}; {error.hint}") from None
-    for row in result:
-        print(f"{row.name}: {statistics.median(row.other):.1f} -> {statistics.median(row.ours):.1f} ms")
-    print(spread(result))
+    finally:
+        if args.step in (None, "remove"):
+            removed()
 
 
 if __name__ == "__main__":

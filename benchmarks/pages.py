@@ -32,7 +32,7 @@ from playwright.sync_api import Browser, CDPSession, Page, ViewportSize
 
 from benchmarks.backup import Filled
 from benchmarks.bench import table
-from benchmarks.growth import BARE, BEGAN, DRESSED, FILL, TIDY, Asker, sql, verify
+from benchmarks.runs import BARE, BEGAN, DRESSED, FILL, TIDY, Asker, sql, verify
 from benchmarks.systems import Measure, say
 from helpers.clone import ROOT
 from helpers.engines.base import MLFLOW

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import itertools
 import math
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from benchmarks.growth import BEGAN, FILL, TIDY, Asker
+from benchmarks import profiles
+from benchmarks.runs import BEGAN, FILL, TIDY, Asker
 from benchmarks.systems import BASELINE_STORE, WEIGHED, Baseline, Measure, Ours, client, run, say
 
 GOAL, MOST = "<= 0.25 s, <= 1 x", 0.25
 RUNS, FILES, DELETED = 2_000, 10_000, 500
 SEARCHES, LISTS = 40, 200
-SECONDS, PROFILED_SECONDS = 20.0, 10
-PROFILER = ("tool", "run", "--from", "py-spy==0.4.3", "py-spy", "record", "--gil", "--nonblocking", "--format=raw")
+SECONDS = 20.0
 DELETE = """UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = :began
 WHERE experiment_id = :experiment AND lifecycle_stage = 'active';"""
 
@@ -127,25 +126,10 @@ class Side:
             raise failed[0]
         return [item for item in times if any(first <= item[0] <= last for first, last in spans)], f"{len(spans)} times"
 
-    @contextmanager
-    def profiled(self, folder: Path, what: str) -> Iterator[None]:
+    def profiled(self, folder: Path, what: str) -> AbstractContextManager[None]:
         """py-spy beside each of MLflow's processes."""
-        folder.mkdir(parents=True, exist_ok=True)
-        pids = run("docker", "top", self.system.container("mlflow"), "-o", "pid").split()[1:]
-        spies = []
-        for pid in pids:
-            target = folder / f"{self.name}-{what}-{pid}.txt"
-            words = ("uv", *PROFILER, "--duration", str(PROFILED_SECONDS), "--output", str(target), "--pid", pid)
-            spies.append(
-                subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
-        try:
-            yield
-        finally:
-            for spy in spies:
-                with suppress(subprocess.TimeoutExpired):
-                    spy.wait(60)
-                spy.kill()
+        pids = profiles.container_processes(self.system.container("mlflow"))
+        return profiles.recorded(pids, folder, f"{self.name}-{what}")
 
 
 class BaselineSide(Side):

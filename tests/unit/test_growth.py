@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from benchmarks.growth import Asker
+from benchmarks.runs import Asker
 
 TOKEN = "what-this-system-asks-for"
 
