@@ -18,7 +18,7 @@ def create() -> Any:
 
     from trackbed_mlflow import abandoned_requests, artifact_pool, fast_path, request_queues, router
     from trackbed_mlflow.edge import identity, middleware
-    from trackbed_mlflow.fast_path import json_answers, json_requests
+    from trackbed_mlflow.fast_path import chart_answers, json_answers, json_requests
     from trackbed_mlflow.search_processes import gunicorn_classes
     from trackbed_mlflow.search_processes.pool import processes
     from trackbed_mlflow.start_page import application
@@ -36,6 +36,7 @@ def create() -> Any:
     if fast_path.usable():
         with fast_path.part("JSON answers"):
             json_answers.replace(handlers)
+            chart_answers.replace(handlers)
         fast, paths = json_requests.application(app, flask_app, queues)
     fast_path.write_state(os.environ)
     served = router.Router(app, artifact_pool.ArtifactPool(app), queues, fast, paths, processes)

@@ -6,7 +6,7 @@ of each bucket. The last value of all stands in for the last bucket's first one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from inspect import signature
 from math import nan
 from typing import Any
@@ -50,14 +50,21 @@ def check() -> None:
         raise AttributeError("_validate_run_accessible takes other words")
 
 
-def points(session: Any, runs: Sequence[str], key: str, most: int, steps: tuple[int, int] | None) -> list[Any]:
-    """Up to ``most`` points of each run's metric, run by run in their order."""
+def rows(
+    session: Any, runs: Sequence[str], key: str, most: int, steps: tuple[int, int] | None
+) -> Iterable[Sequence[Any]]:
+    """Run, value, timestamp, step, is_nan of up to ``most`` points of each run's metric, those of a run in order."""
     words: dict[str, Any] = {"runs": list(dict.fromkeys(runs)), "key": key, "most": most}
     if steps:
         words |= {"start": steps[0], "end": steps[1]}
-    of: dict[str, list[Any]] = {}
     statement = text(POINTS.format(those=ONE if len(words["runs"]) == 1 else MANY, steps=STEPS if steps else ""))
-    for run, value, timestamp, step, is_nan in session.execute(statement, words):
+    return session.execute(statement, words)  # type: ignore[no-any-return]
+
+
+def points(key: str, runs: Sequence[str], found: Iterable[Sequence[Any]]) -> list[Any]:
+    """MLflow's entities of these rows, run by run in the order of ``runs``."""
+    of: dict[str, list[Any]] = {}
+    for run, value, timestamp, step, is_nan in found:
         metric = Metric(key=key, value=nan if is_nan else value, timestamp=timestamp, step=step)
         of.setdefault(run, []).append(MetricWithRunId(run_id=run, metric=metric))
     return [point for run in runs for point in of.get(run, ())]
