@@ -23,6 +23,7 @@ from helpers.errors import TrackbedError
 
 EVERY = 3.0  # seconds between two words about one copy
 LONG = 16  # letters of a word that a table folds: a path, an id
+WHOLE = frozenset({"backup", "made", "path in the notebook", "secret", "value"})  # columns to copy from: never folded
 # Unicode's categories: control characters (C0, DEL, C1), invisible formatting (right-to-left overrides, zero-width
 # characters, tags), halves of pairs, line and paragraph separators
 COMMANDS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -91,7 +92,7 @@ def as_env(data: Iterable[tuple[str, object]]) -> None:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """A table on stdout; plain aligned columns where stdout is no terminal. URLs are never cut: where a row does not
     fit, they lie below each other, and where that does not fit, each row is a few lines below its first cell. So it is
-    where a terminal has no room for a word of each column; only long ones, such as paths, are folded."""
+    where a terminal has no room for a word of each column. Long words are folded, but not what one copies."""
     listed = [tuple(visible(cell) for cell in row) for row in rows]
     drawn = listed
     if "URL" in columns and (limit := width()) and _needed(columns, listed) > limit:
@@ -124,20 +125,24 @@ def _print_rows(rows: Iterable[Sequence[str]]) -> None:
 def _print_labelled(columns: Sequence[str], rows: Iterable[Sequence[str]], limit: int) -> None:
     for first, *rest in rows:
         value(first)
-        said = "; ".join(f"{name} {cell}" for name, cell in zip(columns[1:], rest, strict=True) if cell)
+        named = [(name, cell) for name, cell in zip(columns[1:], rest, strict=True) if cell]
+        if len(columns) == 2:  # its name says nothing new
+            named = [("", cell) for _, cell in named]
+        said = "; ".join(f"{name} {cell}".strip() for name, cell in named)
         for line in line_breaks.folded(said, limit - 2).split("\n"):
             value(f"  {line}")
 
 
-def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
+def _draw_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for column in columns:
-        drawn.add_column(column, overflow="fold", no_wrap=column in ("URL", "service"))
+    for place, column in enumerate(columns):
+        whole = column in WHOLE and all(len(row[place].split()) < 2 for row in rows)
+        drawn.add_column(column, overflow="fold", no_wrap=whole or column in ("URL", "service"))
     for row in rows:
         drawn.add_row(*(Text(cell, style=_style(cell)) for cell in row))
     Console(file=sys.stdout, highlight=False, soft_wrap=False).print(drawn)
@@ -145,7 +150,7 @@ def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 def _needed(columns: Sequence[str], rows: Sequence[Sequence[str]], folded: bool = False) -> int:
     """Columns that the table needs; ``folded``: with one word on a line, but for its URLs and the cells before them.
-    Without URLs a word needs no more than LONG."""
+    Without URLs a word needs no more than LONG, but for one of a column to copy from."""
     urls = "URL" in columns
     kept = range(len(columns)) if not folded else {0, columns.index("URL")} if urls else ()
     longest = [
@@ -157,7 +162,10 @@ def _needed(columns: Sequence[str], rows: Sequence[Sequence[str]], folded: bool 
         for i in range(len(columns))
     ]
     if not urls:
-        longest = [min(length, LONG) for length in longest]
+        listed = tuple(zip(columns, longest, strict=True))
+        longest = [length if name in WHOLE else min(length, LONG) for name, length in listed]
+    if not WHOLE.isdisjoint(columns):  # the widest gives way first, before a heading of two words
+        longest = [max(length, len(name)) for name, length in zip(columns, longest, strict=True)]
     return sum(longest) + 3 * len(columns) - 1  # a gap of 3 columns, and one at each side
 
 

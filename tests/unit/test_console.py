@@ -205,7 +205,7 @@ BACKUP = (
 )
 
 
-@pytest.mark.parametrize("columns", [40, 50, 80, 120])
+@pytest.mark.parametrize("columns", [40, 50, 80, 120, 122, 125, 130, 150])
 def test_a_table_of_a_narrow_terminal_breaks_no_heading(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
 ) -> None:
@@ -213,13 +213,32 @@ def test_a_table_of_a_narrow_terminal_breaks_no_heading(
     monkeypatch.setenv("COLUMNS", str(columns))
     console.table(BACKUPS, [BACKUP])
     shown = console.COLOUR.sub("", capsys.readouterr().out)
-    assert {"project", "objects", "new"} <= set(shown.replace(";", "").split())
+    whole = set(BACKUP[:2])  # for the clipboard
+    assert {"project", "objects", "new", *whole} <= set(shown.replace(";", "").split())
+    problem = "its manifest is damaged in both copies, so that nobody can tell what it holds"
+    console.table(BACKUPS, [BACKUP, (BACKUP[0], problem, "", "", "", "", "")])
+    both = console.COLOUR.sub("", capsys.readouterr().out)
+    assert set(problem.split()) | {"new", *whole} <= set(both.replace(";", "").split())
     if columns <= 50:
         path, *rest = shown.splitlines()
-        assert path == BACKUP[0], "whole, for the clipboard"
+        assert path == BACKUP[0]
         assert all(line.startswith("  ") and len(line) <= columns for line in rest)
         said = " ".join(line.strip() for line in rest)
         assert said == f"made {BACKUP[1]}; project lab; runs 10; objects 13; MiB 0.3; MiB new 0.2"
+
+
+@pytest.mark.parametrize("columns", [40, 50, 80, 120])
+def test_a_secret_can_be_copied_from_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    secrets = [("S3_ACCESS_KEY", "short"), ("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", "v" * 43 + "=")]
+    console.table(("secret", "value"), secrets)
+    shown = console.COLOUR.sub("", capsys.readouterr().out)
+    assert {word for pair in secrets for word in pair} <= set(shown.split())
+    if columns < 80:
+        assert shown == "".join(f"{name}\n  {value}\n" for name, value in secrets)
 
 
 def test_a_line_to_type_works_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
