@@ -75,10 +75,12 @@ def listening(tables: str) -> frozenset[tuple[str, int]]:
     return frozenset(result)
 
 
-def listeners(tables: str, address: str, port: int) -> frozenset[int]:
-    """The uids of the programs that what connects to an address would reach, in the text of /proc/net/tcp and tcp6."""
+def listeners(tables: str, address: str, port: int) -> dict[int, int]:
+    """The sockets that what connects to an address would reach, in the text of /proc/net/tcp and tcp6: the inode of
+    each, and the uid of the program that opened it."""
     places = {(address, port), ("0.0.0.0", port), ("::", port)}
-    return frozenset(int(row.split()[7]) for row in tables.splitlines() if listening(row) & places)
+    rows = [row.split() for row in tables.splitlines() if listening(row) & places]
+    return {int(fields[9]): int(fields[7]) for fields in rows}
 
 
 def listening_uids(tables: str, port: int) -> frozenset[int]:

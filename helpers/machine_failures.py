@@ -94,6 +94,11 @@ def explain(lines: Iterable[str]) -> tuple[str, str] | None:
             return FULL, "free some (`df -h` shows where it is full), then type `invoke up`"
         if re.search(r"MemoryError|Cannot allocate memory|[Oo]ut of memory|oom-kill", line):
             return MEMORY
+        if re.search(r"Address already in use|could not be started because port \d+ is not available", line):
+            return (
+                "another program took its port before it",
+                "`invoke doctor` names that program, and a free port with its flag",
+            )
         if re.search(r"failed to map segment|cannot open shared object.*Operation not permitted", line):
             return (
                 "programs may not run from its disk (noexec)",

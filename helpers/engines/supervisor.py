@@ -93,11 +93,19 @@ class Supervisor:
         except (OSError, xmlrpc.client.Error):
             return False
 
+    @property
+    def pid(self) -> int:
+        """0 where there is none."""
+        try:
+            return int(self.pid_file.read_text())
+        except (OSError, ValueError):
+            return 0
+
     def has_groups(self, groups: Iterable[int]) -> bool:
         """Whether supervisord, if it runs, has these supplementary groups, which its programs inherit."""
         try:
-            status = Path(f"/proc/{int(self.pid_file.read_text())}/status").read_text()
-        except (OSError, ValueError):
+            status = Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:
             return True
         line = re.search(r"^Groups:(.*)$", status, re.MULTILINE)
         own = re.search(r"^Gid:\s+(\d+)", status, re.MULTILINE)

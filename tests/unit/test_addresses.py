@@ -173,11 +173,11 @@ def test_who_listens_where_a_connection_would_end() -> None:
     head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
     def row(address: str, state: str, uid: int) -> str:
-        return f"   0: {address}:1F40 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  {uid}   0 1 1\n"
+        return f"   0: {address}:1F40 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  {uid}   0 77 1\n"
 
     ours, one, every = "0100007F", "0" * 24 + "01000000", "0" * 32
-    assert addresses.listeners(head + row(ours, "0A", 987) + row(ours, "01", 5), "127.0.0.1", 8000) == {987}
-    assert addresses.listeners(head + row(ours, "0A", 987) + row(one, "0A", 5), "127.0.0.1", 8000) == {987}
-    assert addresses.listeners(head + row(every, "0A", 5), "127.0.0.1", 8000) == {5}
-    assert addresses.listeners(head + row("00000000", "0A", 5), "127.0.0.1", 8000) == {5}
-    assert addresses.listeners(head + row(ours, "0A", 987), "127.0.0.1", 8001) == frozenset()
+    assert addresses.listeners(head + row(ours, "0A", 987) + row(ours, "01", 5), "127.0.0.1", 8000) == {77: 987}
+    assert addresses.listeners(head + row(ours, "0A", 987) + row(one, "0A", 5), "127.0.0.1", 8000) == {77: 987}
+    assert addresses.listeners(head + row(every, "0A", 5), "127.0.0.1", 8000) == {77: 5}
+    assert addresses.listeners(head + row("00000000", "0A", 5), "127.0.0.1", 8000) == {77: 5}
+    assert addresses.listeners(head + row(ours, "0A", 987), "127.0.0.1", 8001) == {}

@@ -76,12 +76,15 @@ def test_what_is_a_programmers_stays_one() -> None:
         ("OSError: [Errno 28] No space left on device: '/x/tmp/y'", "the disk is full"),
         ("MemoryError", "out of memory"),
         ("ImportError: /x/a.so: failed to map segment from shared object: Operation not permitted", "noexec"),
+        ("[ERROR] connection to ('127.0.0.1', 8000) failed: [Errno 98] Address already in use", "its port"),
+        ("ERROR: the Jupyter server could not be started because port 8888 is not available.", "its port"),
         ("ValueError: of its own", ""),
     ],
 )
 def test_a_services_last_lines(line: str, means: str) -> None:
     result = machine_failures.explain(["INFO starts", line, "INFO ends"])
-    assert (means in result[0] and "up" in result[1] or "--state-dir" in result[1]) if result else not means
+    assert result is None if not means else result and means in result[0]
+    assert not result or any(word in result[1] for word in ("`invoke up`", "`invoke doctor`", "--state-dir"))
 
 
 def group(folder: Path, limit: str, used: int, cache: int = 0) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +88,7 @@ class Inspection(EmbeddedComponent):
             state,
             process.reason or silent,
             process.exit_code if not pid else None,
-            ports=ports if pid else self._held(ports),
+            ports=self._own(name, ports) if pid else self._held(ports),
             memory=process_table.memory(pid) if detail and pid else 0,
             since=process.since,
             identity=f"{pid}@{process.started}",
@@ -137,6 +137,17 @@ class Inspection(EmbeddedComponent):
         log = shell_words.line([str(self.folder / "logs" / f"{service}.log")])
         return (("to look at it", f"ps -o user,pid,etime,args -p {pid}"), ("to look at it", f"tail -f {log}"))
 
+    def _own(self, service: str, ports: tuple[Port, ...]) -> tuple[Port, ...]:
+        """Those of a service that runs, but for what another program took before it."""
+
+        def strange(port: Port) -> bool:
+            try:
+                return bool(self._stranger(service, port))
+            except NotListening:
+                return False
+
+        return tuple(port for port in ports if not strange(port))
+
     def _held(self, ports: tuple[Port, ...]) -> tuple[Port, ...]:
         """Those that the workers of a killed server still hold; its next start ends them."""
         instance, uids = self.project.state.instance, self.layout.uids()
@@ -167,27 +178,42 @@ class Inspection(EmbeddedComponent):
         raise TrackbedError(f"{service} publishes no port {port}")
 
     def _check_listener(self, service: str, port: Port) -> None:
-        """What listens on a service's port is the service. Any account may take one that is free, if only for a moment,
-        and would be sent the tokens. Raises NotListening.
+        """What listens on a service's port is the service. Any program may take one that is free, if only for a moment:
+        one of another account would be sent the tokens, and another project of this one the runs. Raises NotListening.
         """
+        if who := self._stranger(service, port):
+            raise NotListening(
+                f"port {port.published} is held by {who}, not by {service}", "end that program, then type `invoke up`"
+            )
+
+    def _stranger(self, service: str, port: Port) -> str:
+        """Who else listens on a service's port; "" for the service. Raises NotListening where nothing does."""
         # the supervisor opens MLflow's socket, and holds it while MLflow is down
         trusted = {self.deployment.uid(service), os.geteuid()}
 
-        def listening() -> frozenset[int]:
+        def listening() -> dict[int, int]:
             return addresses.listeners(_sockets(), port.address, port.published)
 
         try:
             result = listening() or waiting.until(listening, LOOK_SECONDS, 0.02)
         except OSError:
-            return  # not Linux
+            return ""  # not Linux
         if not result:
             raise NotListening(f"nothing listens on port {port.published}")
-        if strangers := result - trusted:
-            uid = min(strangers)
-            raise NotListening(
-                f"port {port.published} is held by a program of uid {uid}, not by {service}",
-                "end that program, then type `invoke up`",
-            )
+        if strangers := set(result.values()) - trusted:
+            return f"a program of uid {min(strangers)}"
+        return "" if self._holds(service, result) else "another program"
+
+    def _holds(self, service: str, inodes: Collection[int]) -> bool:
+        """Whether the supervisor or the service has all these sockets open. Where that cannot be seen, as root without
+        CAP_SYS_PTRACE, the uid has to do: root's services have accounts of their own."""
+        left = set(inodes)
+        for pid in (self.processes.supervisor.pid, self.processes.pid(service)):
+            sockets = process_table.sockets(pid) if pid else frozenset()
+            left -= left if sockets is None else sockets
+            if not left:
+                return True
+        return False
 
 
 def _sockets() -> str:
