@@ -52,6 +52,10 @@ class NotListening(TrackbedError):
     """Nothing of ours listens on a service's port: no secret may be sent there."""
 
 
+class PortTaken(NotListening):
+    """Another program listens there."""
+
+
 class NotReady(TrackbedError):
     """The time to wait ran out; the message names what was still missing."""
 

@@ -209,10 +209,8 @@ def sockets(pid: int) -> frozenset[int] | None:
 
     try:
         return Look().as_owner(pid, look)
-    except (FileNotFoundError, ProcessLookupError):
-        return frozenset()
     except OSError:
-        return None
+        return None if alive(pid) else frozenset()  # one that waits to be taken note of shows nothing either
 
 
 def title(pid: int) -> str:

@@ -19,7 +19,7 @@ SETUP = "setup"  # of what setup.sh prints
 # the first that matches
 MESSAGES: Mapping[str, str] = {
     r"^unexpected: ": "bug",
-    r"^port \d+ .*is taken|^a port is taken|^port \d+ of this machine": "port-taken",
+    r"^port \d+ .*is (taken|held) |^a port is taken|^port \d+ of this machine": "port-taken",
     r"^the connection to .* was lost": "node-over-ssh",
     r"^the docker engine cannot be used|^permission denied at |the Docker engine may not enter": "docker",
     r"^the kubernetes engine cannot be used": "kubernetes",

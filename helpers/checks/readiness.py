@@ -11,10 +11,13 @@ from typing import Any
 from helpers import gateway, remote_server
 from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, ProgressReporter
 from helpers.engines.failures import stop_at_failed
-from helpers.errors import NotListening, NotReady
+from helpers.errors import NotListening, NotReady, PortTaken
 from helpers.http_request import SEARCH, Answer, ask
 from helpers.services import ServiceStatus
 
+TAKEN_SECONDS = (
+    15.0  # for which another program has a service's port: what a killed service left has been ended by then
+)
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
 
@@ -31,6 +34,8 @@ def _asked(engine: Engine, service: str, path: str, *rest: Any, **named: Any) ->
     try:
         with engine.open(service, "http") as address:
             return ask(address.url + path, *rest, **named)
+    except PortTaken:
+        raise  # its owner may keep it
     except NotListening as error:
         return Answer(0, error.message)
 
@@ -87,10 +92,22 @@ def probes(services: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...
     return expected
 
 
-def _newly_ready(engine: Engine, expected: Mapping[str, tuple[Probe, ...]], missing: dict[str, str]) -> Iterator[str]:
-    """Ask those that are missing; what is usable now is missing no more, of the rest the reason is kept."""
+def _newly_ready(
+    engine: Engine, expected: Mapping[str, tuple[Probe, ...]], missing: dict[str, str], taken: dict[str, float]
+) -> Iterator[str]:
+    """Ask those that are missing; what is usable now is missing no more, of the rest the reason is kept.
+
+    ``taken``: since when another program has a service's port. Raises PortTaken where it keeps it.
+    """
     for service in tuple(missing):
-        if problem := next(filter(None, (check(engine) for check in expected[service])), ""):
+        try:
+            problem = next(filter(None, (check(engine) for check in expected[service])), "")
+            taken.pop(service, None)
+        except PortTaken as error:
+            problem = error.message
+            if time.monotonic() - taken.setdefault(service, time.monotonic()) >= TAKEN_SECONDS:
+                raise
+        if problem:
             missing[service] = problem
         else:
             del missing[service]
@@ -123,7 +140,7 @@ def wait(
 
     ``known``: the services as the caller has just seen them, so that the engine is not asked again where all is well.
     Gives them as they were seen last. Raises ServiceFailed at once when one has exited or is unhealthy for good,
-    NotReady after ``timeout`` seconds, naming what was still missing.
+    PortTaken when another program keeps the port of one, NotReady after ``timeout`` seconds, naming what was missing.
     """
     import tenacity  # late: it costs 0.1 s
 
@@ -131,11 +148,12 @@ def wait(
     expected = probes(names, changed)
     missing: dict[str, str] = dict.fromkeys(expected, "no answer yet")
     seen: dict[str, int] = {}
+    taken: dict[str, float] = {}
     deadline = time.monotonic() + timeout
 
     def look() -> tuple[ServiceStatus, ...]:
         nonlocal known
-        for service in _newly_ready(engine, expected, missing):
+        for service in _newly_ready(engine, expected, missing, taken):
             progress.service(service, "ready")
         statuses, known = known or engine.services(), ()
         down = {} if missing else _not_up(statuses, names, progress)

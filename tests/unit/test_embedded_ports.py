@@ -15,7 +15,7 @@ import pytest
 from helpers import process_table
 from helpers.engines.embedded.inspection import Inspection
 from helpers.engines.supervisor import Process
-from helpers.errors import NotListening
+from helpers.errors import PortTaken
 from helpers.services import JUPYTER, MLFLOW, Port, State
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells whose a socket is")
@@ -51,7 +51,7 @@ def test_the_server_of_another_project_of_this_account_is_not_ours(stranger: int
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
         for pids in ((stranger, stranger), (0, 0)):
-            with pytest.raises(NotListening, match=f"port {port} is held by another program, not by mlflow"):
+            with pytest.raises(PortTaken, match=f"port {port} is held by another program, not by mlflow"):
                 project(port, *pids).open(MLFLOW, "http").__enter__()
         running = Process(State.RUNNING, stranger, 0, "", 0, "")
         status = project(port, stranger, stranger)._status(JUPYTER, running, False)
@@ -74,3 +74,6 @@ def test_the_sockets_of_a_process(stranger: int) -> None:
         assert inode in (process_table.sockets(os.getpid()) or ())
         assert inode not in (process_table.sockets(stranger) or ())
     assert process_table.sockets(1 << 30) == frozenset()
+    with subprocess.Popen(["true"], stdin=subprocess.DEVNULL) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert process_table.sockets(ended.pid) == frozenset()

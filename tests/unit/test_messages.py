@@ -37,7 +37,7 @@ OTHERS = re.compile(
 )
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 MISTAKES = "helpers/cli/mistakes.py"
-ERRORS = {"TrackbedError", "SettingError", "EngineUnavailable", "NotListening", "Interrupted"}
+ERRORS = {"TrackbedError", "SettingError", "EngineUnavailable", "NotListening", "PortTaken", "Interrupted"}
 PIECES = "script.py"  # command lines of other programs, flag by flag
 
 

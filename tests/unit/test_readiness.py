@@ -16,7 +16,7 @@ from helpers import http_request
 from helpers.checks import readiness
 from helpers.engines import failures
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, STORE, Address, Engine, ServiceStatus, State
-from helpers.errors import NotReady, ServiceFailed
+from helpers.errors import NotReady, PortTaken, ServiceFailed
 
 Rule = Callable[[str, str], tuple[int, bytes]]
 
@@ -284,6 +284,32 @@ def test_nothing_listens(server: Server) -> None:
     server.http.server_close()
     with pytest.raises(NotReady, match="Connection refused"):
         wait(FakeEngine(server.port, *READY), timeout=0.2)
+
+
+@pytest.mark.parametrize("looks", [3, 10**6])
+def test_a_port_that_another_program_keeps_ends_the_wait(
+    server: Server, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """Two projects that start at once may choose the same; what a killed service left there is ended in a moment."""
+
+    class Taken(FakeEngine):
+        opened = 0
+
+        @contextmanager
+        def open(self, service: str, port: str) -> Iterator[Address]:
+            if service == MLFLOW:
+                self.opened += 1
+                if self.opened <= looks:
+                    raise PortTaken("port 8000 is held by another program, not by mlflow", "`invoke doctor` names it")
+            yield Address("127.0.0.1", self.port)
+
+    engine = Taken(server.port, *(ServiceStatus(name, State.READY) for name in (POSTGRES, MLFLOW, JUPYTER)))
+    if looks == 3:
+        wait(engine)
+        return
+    monkeypatch.setattr(readiness, "TAKEN_SECONDS", 0.2)
+    with pytest.raises(PortTaken, match="port 8000 is held by another program"):
+        wait(engine)
 
 
 def test_no_proxy_is_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

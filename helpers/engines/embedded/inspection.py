@@ -17,7 +17,7 @@ from helpers.engines.embedded.service_commands import ServiceCommands
 from helpers.engines.embedded.specs import GPU_MARK
 from helpers.engines.supervisor import Process
 from helpers.engines.supervisor_config import MARK
-from helpers.errors import NotListening, TrackbedError
+from helpers.errors import NotListening, PortTaken, TrackbedError
 from helpers.http_request import SEARCH, ask
 from helpers.services import (
     JUPYTER,
@@ -182,8 +182,9 @@ class Inspection(EmbeddedComponent):
         one of another account would be sent the tokens, and another project of this one the runs. Raises NotListening.
         """
         if who := self._stranger(service, port):
-            raise NotListening(
-                f"port {port.published} is held by {who}, not by {service}", "end that program, then type `invoke up`"
+            raise PortTaken(
+                f"port {port.published} is held by {who}, not by {service}",
+                "`invoke doctor` names that program, and a free port with its flag",
             )
 
     def _stranger(self, service: str, port: Port) -> str:
