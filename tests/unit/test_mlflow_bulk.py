@@ -285,6 +285,98 @@ class Tagging(Bucket):
         }
 
 
+class Streaming(Tagging):
+    """Takes a body as it comes, as VersityGW does, in pieces as boto3 reads it: up to its end, whatever its length."""
+
+    taken = 2**40  # bytes, after which the connection breaks
+    seen: bytes = b""
+
+    def put_object(self, Bucket: str, Key: str, Body: Any, ContentLength: int = 0) -> dict[str, Any]:  # noqa: N803
+        if not hasattr(Body, "read"):
+            return super().put_object(Bucket, Key, Body)
+        self.seen = b""
+        while piece := Body.read(700):
+            self.seen += piece
+            if len(self.seen) > self.taken:
+                raise errors.NotYet("the connection broke")
+        assert len(self.seen) == ContentLength
+        return super().put_object(Bucket, Key, self.seen)
+
+
+def streaming(monkeypatch: pytest.MonkeyPatch, client: Streaming) -> tuple[s3_objects.S3Objects, dict[str, Any]]:
+    """A VersityGW of such a client, and what it has proven by name."""
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
+    monkeypatch.setattr(s3_objects, "BLOCK", 300)
+    place, proven = s3_objects.S3Objects(client, "b", "p", files=True, streamed=lambda: client), dict[str, Any]()
+    place.on_proven = lambda name, *facts: proven.setdefault(name, facts)
+    return place, proven
+
+
+def test_a_large_object_is_stored_by_one_request_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Streaming()
+    place, proven = streaming(monkeypatch, client)
+    held = {name: random.Random(name).randbytes(size) for name, size in (("1/a", 50_000), ("1/b", 1001), ("1/c", 9))}
+    for name, content in held.items():
+        place.put(name, len(content), io.BytesIO(content))
+    place.finish()
+    assert client.stored == {f"p/{name}": content for name, content in held.items()} and not client.parts
+    assert proven == {
+        name: (len(content), client.tag(f"p/{name}").strip('"'), hashlib.sha256(content).hexdigest())
+        for name, content in held.items()
+    }
+
+
+def test_a_streamed_object_that_arrives_as_another_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Streaming()
+    client.lost = "p/x"
+    place, proven = streaming(monkeypatch, client)
+    place.put("x", 5000, io.BytesIO(bytes(5000)))
+    place.finish()
+    assert not proven
+
+
+@pytest.mark.parametrize("size", [2000, 500_000])
+def test_a_connection_that_breaks_on_the_way_ends_the_storing(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Also where most of the object is still to be read: nobody waits for room."""
+    client = Streaming()
+    client.taken = 1500
+    place, _ = streaming(monkeypatch, client)
+    with pytest.raises(errors.Stop, match="did not take 'x': the connection broke") as caught:
+        place.put("x", size, io.BytesIO(bytes(size)))
+        place.finish()
+    assert caught.value.code == errors.NO_ANSWER
+
+
+def test_an_object_that_ends_early_is_never_sent_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cut(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 2000:
+                raise EOFError("cut")
+            return super().read(size)
+
+    client = Streaming()
+    place, proven = streaming(monkeypatch, client)
+    with pytest.raises(EOFError):
+        place.put("x", 5000, Cut(bytes(5000)))
+    with pytest.raises(OSError, match="ended early"):
+        place.finish()
+    assert client.stored == {"p/x": b""} and not proven
+
+
+def test_only_versitygw_gets_large_objects_by_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What breaks on the way to a store elsewhere is sent again, part by part."""
+    made = list[bool]()
+    monkeypatch.setattr(object_store, "s3_client", lambda *_, streamed=False, **__: made.append(streamed))
+    where = {"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/p"}
+    for environment in (where, {**where, "TRACKBED_STORE_SYNC": "store-sync:1"}):
+        place = object_store.storage(environment, "")
+        assert isinstance(place, s3_objects.S3Objects)
+        if place._streamed:
+            place._streamed()
+    assert made == [False, False, True]
+
+
 SOME = {"1/a": b"one", "1/ü": b"three", "1/empty": b"", "1/big": random.Random(5).randbytes(5000)}
 
 

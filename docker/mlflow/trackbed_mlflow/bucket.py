@@ -38,22 +38,28 @@ def s3_client(
     connections: int = 10,
     keys: Mapping[str, str] | None = None,
     seconds: float = 20,
+    streamed: bool = False,
 ) -> Any:
-    """``keys``: others than those of the environment's file. ``seconds``: how long an answer is awaited."""
+    """``keys``: others than those of the environment's file. ``seconds``: how long an answer is awaited. ``streamed``:
+    for bodies that can be read only once; whoever sends one compares the checksum that the store answers."""
     import boto3
     from botocore.config import Config
 
-    style = environment.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", "auto")
+    style: dict[str, Any] = {"addressing_style": environment.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", "auto")}
+    more: dict[str, Any] = {}
+    if streamed:  # neither the signature nor a checksum of boto3's own may read it before it is sent
+        style["payload_signing_enabled"], more["request_checksum_calculation"] = False, "when_required"
     return boto3.client(
         "s3",
         endpoint_url=environment.get("MLFLOW_S3_ENDPOINT_URL") or None,
         verify=False if environment.get("MLFLOW_S3_IGNORE_TLS", "").lower() in ("1", "true") else None,
         config=Config(
-            connect_timeout=5,
+            connect_timeout=seconds if streamed else 5,  # also of each piece that is sent
             read_timeout=seconds,
             retries={"total_max_attempts": 1},
             max_pool_connections=connections,
-            s3={"addressing_style": style},
+            s3=style,
+            **more,
         ),
         **(keys or {}),
     )

@@ -39,11 +39,14 @@ def storage(environment: Mapping[str, str], prefix: str, top: str = "") -> Objec
         destination += f"/{top}"
     if not destination.startswith("s3://"):
         return FolderObjects(folder_of(destination))
+    files = bool(environment.get("TRACKBED_STORE_SYNC"))
     return S3Objects(
         s3_client(environment, THREADS + AHEAD),
         *s3_address(destination),
-        files=bool(environment.get("TRACKBED_STORE_SYNC")),
+        files=files,
         patient=lambda: s3_client(environment, seconds=COPIED),
+        # only where the store is on this machine: what breaks on the way is not sent again
+        streamed=(lambda: s3_client(environment, seconds=COPIED, streamed=True)) if files else None,
     )
 
 

@@ -14,11 +14,14 @@ from typing import Any, BinaryIO, TypeVar
 from trackbed_mlflow import multipart_uploads, name_conflicts
 from trackbed_mlflow.bounded_pool import BoundedPool
 from trackbed_mlflow.bucket import s3_call
-from trackbed_mlflow.errors import FAILED, NotYet, Stop, wait
+from trackbed_mlflow.errors import FAILED, NO_ANSWER, NotYet, Stop, wait
+from trackbed_mlflow.passing_body import PassingBody
 
 AT_ONCE = 100  # objects deleted by one request; S3 takes 1,000
 _NAMED_BY_XML = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]+")  # names that XML has unchanged
-SMALL = 8 * 2**20  # bytes: stored by one request up to here, a larger object in parts of this size or more
+SMALL = 8 * 2**20  # bytes: held in memory up to here; a larger object is streamed, or stored in parts of this or more
+ONE_REQUEST = 5 * 2**30  # bytes that S3 takes in one request
+BLOCK = 2**20  # bytes of a stream on their way
 
 T = TypeVar("T")
 
@@ -36,9 +39,11 @@ class S3Objects:
         pool: BoundedPool | None = None,
         files: bool = False,
         patient: Callable[[], Any] | None = None,
+        streamed: Callable[[], Any] | None = None,
     ) -> None:
         """``files``: the store is VersityGW, a folder in truth. ``patient`` makes a client that waits for an answer as
-        long as a store takes to copy an object; else ``client`` is asked."""
+        long as a store takes to copy an object; else ``client`` is asked. ``streamed`` makes a client for bodies that
+        can be read only once; without it large objects are stored in parts."""
         self.client, self.bucket, self.root, self.files = client, bucket, f"{prefix}/" if prefix else "", files
         self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
         # called from any thread with given name, size, ETag, SHA-256 of an object whose MD5 the store answered;
@@ -47,6 +52,7 @@ class S3Objects:
         self.pool = pool or BoundedPool()  # holds THREADS times SMALL bytes at the most
         self._whole = BoundedPool(1)  # objects that are made of their parts
         self._patient = cache(patient or (lambda: client))
+        self._streamed = cache(streamed) if streamed else None
         self._takes_many = True  # whether the store removes many objects by one request
         self._names = name_conflicts.Names(self._holds, self._is_free)
         self._conflicts: deque[tuple[str, bytes | None, str]] = deque()  # name, content, why not
@@ -135,6 +141,38 @@ class S3Objects:
         if long:  # VersityGW replaces none of so long a name
             self._finish_small()  # what is on the way could take the name, or lose the folder that is empty then
             self._ask("delete_object", Key=key)
+        if self._streamed and size <= ONE_REQUEST:
+            self._put_whole(key, size, stream)
+        else:
+            self._put_parts(key, size, stream)
+        if long:
+            self._whole.finish()  # nothing holds its name until then
+
+    def _put_whole(self, key: str, size: int, stream: BinaryIO) -> None:
+        """By one request, which cannot be asked again. VersityGW writes an object in parts twice."""
+        body = PassingBody(size)
+        self._whole.do(lambda: self._send_whole(key, size, body))
+        with body:
+            while content := stream.read(BLOCK):
+                if not body.feed(content):
+                    self._whole.finish()  # raises why
+                    return
+
+    def _send_whole(self, key: str, size: int, body: PassingBody) -> None:
+        assert self._streamed is not None
+        put = self._streamed().put_object
+        try:
+            answer = s3_call(lambda: put(Bucket=self.bucket, Key=key, Body=body, ContentLength=size))
+        except NotYet as reason:
+            raise Stop(NO_ANSWER, f"the object store did not take {key.removeprefix(self.root)!r}: {reason}") from None
+        finally:
+            body.abandon()
+        if answer is None:
+            raise Stop(FAILED, f"the bucket {self.bucket} does not exist")
+        if _tag(answer) == body.md5.hexdigest():
+            self.on_proven(key.removeprefix(self.root), size, _tag(answer), body.sha256.hexdigest())
+
+    def _put_parts(self, key: str, size: int, stream: BinaryIO) -> None:
         whole = {"Key": key, "UploadId": self._ask("create_multipart_upload", Key=key)["UploadId"]}
         step, number = max(SMALL, -(-size // 9000)), 0  # 10,000 parts at the most
         parts: list[Future[tuple[str, str]]] = []
@@ -146,11 +184,9 @@ class S3Objects:
             sent += len(body)
         # beside the next object: VersityGW copies every byte once more
         self._whole.do(lambda: self._complete(whole, parts, sent, sha.hexdigest()))
-        if long:
-            self._whole.finish()  # nothing holds its name until then
 
     def _take_name(self, name: str) -> str:
-        """The name that an object in parts gets, with nothing in it yet: no part can be read twice."""
+        """The name that a large object gets, with nothing in it yet: it cannot be read twice."""
         if not self._put_small(name, self._names.of(name), None):
             self._finish_small()  # finds it another name, with those of others
         return self._names.of(name)
