@@ -286,6 +286,7 @@ what_to_install() {
 
 # Unpacks what this script needs from the bundle, all hashes compared. Sets bundled, want and python.
 read_bundle() {
+  [ -f "$given" ] || fail "there is no file $given" "name the bundle, or the copy of it on this machine: sh setup.sh up --from-bundle=FILE"
   bundled=$tools/bundle
   rm -rf "$bundled"
   (umask 077; mkdir -p "$bundled")

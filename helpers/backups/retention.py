@@ -33,6 +33,16 @@ class Policy:
             settings.backup_keep_monthly,
         )
 
+    def flags(self) -> list[str]:
+        """What names it on a command line."""
+        counts = {
+            "--keep-last": self.last,
+            "--keep-daily": self.daily,
+            "--keep-weekly": self.weekly,
+            "--keep-monthly": self.monthly,
+        }
+        return [f"{name}={count}" for name, count in counts.items() if count]
+
     @property
     def empty(self) -> bool:
         return not (self.last or self.daily or self.weekly or self.monthly)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -148,10 +149,12 @@ def writable(settings: Settings, place: str, in_bucket: bool) -> tuple[str, list
 def _runner(settings: Settings, place: str) -> str:
     if found := timers.runner():
         return found
+    line = timers.typed(settings, "backup", f"--to={place}")
+    if kept := Policy.of(settings).flags():
+        line += f" && {shlex.join(timers.invoke(settings, 'backup.prune', place, *kept))}"
     raise TrackbedError(
         "neither systemd nor cron runs programs for this account, so nothing would run a schedule",
-        f"install and start cron, or let what does so here run every {period(settings.backup_every)}: "
-        f"{timers.typed(settings, 'backup', f'--to={place}')}",
+        f"install and start cron, or let what does so here run every {period(settings.backup_every)}: {line}",
     )
 
 

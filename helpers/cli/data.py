@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers import console, lifecycle, start_page, status
 from helpers import usage as disk_usage
-from helpers.backups import create, last, manage, schedule
+from helpers.backups import create, last, locations, manage, schedule
 from helpers.backups import upgrade as upgrades
 from helpers.backups.move import move as move_project
 from helpers.backups.passphrase import change as change_backup_passphrase
@@ -192,9 +192,14 @@ def restore(
 ) -> None:
     options.refuse(bool(into and no_backup), "--no-backup", "with --into, which replaces nothing")
     project = options.load(given)
-    question = f"Replace the experiments and artifacts of project {project.settings.project} by {source}?"
-    if not into and project.state.existed and not yes and not console.confirm(question):
-        raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
+    if not into and project.state.existed and not yes:
+        chosen = locations.source(project.settings, source)  # nobody is asked about what is not there
+        made = locations.manifest(chosen).get("made", "")
+        question = (
+            f"Replace the experiments and artifacts of project {project.settings.project} by {chosen}, made {made}?"
+        )
+        if not console.confirm(question):
+            raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
     with console.Progress() as progress:
         target, done = restore_backup(
             project, source, progress, progress.notice, not no_backup, into, skip_damaged, not no_workspace

@@ -125,9 +125,10 @@ def _wrong(name: str, source: str, paths: list[list[str]]) -> TrackbedError:
         if splits
         else ["CLASS/FILE, or SPLIT/CLASS/FILE as in train/cat/1.jpg"]
     )
+    split = "a folder of its split, and there into " if splits else ""
     return TrackbedError(
         f"{source} is not in the class-folder layout: nothing was added",
-        "put each file into a folder named after its class, then run the same command again",
+        f"put each file into {split}a folder named after its class, then run the same command again",
         (
             "found:",
             *(listed[:12] or ["  no file"]),

@@ -597,6 +597,10 @@ def test_where_nothing_would_run_it(lab: Project, tmp_path: Path, monkeypatch: p
         set_up(lab, "6h", f"{tmp_path}/repo")
     assert f"every 6h: cd {lab.settings.clone} && " in error.value.hint
     assert f"-m invoke backup --to={tmp_path}/repo/ " in error.value.hint, "as it was typed: nothing is left to fill in"
+    assert "prune" not in error.value.hint
+    with pytest.raises(TrackbedError) as error:
+        set_up(lab, "6h", f"{tmp_path}/repo", last=7, weekly=2)
+    assert f"-m invoke backup.prune {tmp_path}/repo/ --keep-last=7 --keep-weekly=2 " in error.value.hint
 
 
 def test_keys_of_the_shell_are_refused(lab: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import start, status
-from helpers.backups import restore, unpack
+from helpers import console, start, status
+from helpers.backups import locations, restore, unpack
+from helpers.cli import data, options
 from helpers.data import journal
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
@@ -62,3 +63,20 @@ def test_a_restore_that_failed_leaves_none(project: Project, monkeypatch: pytest
         replaced(project, said)
     assert kept(project) == {"MLFLOW_WORKERS": "2"} and said == []
     assert project.state.active["database"] == "mlflow"
+
+
+def test_nobody_is_asked_about_a_backup_that_is_not_there(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(options, "load", lambda given: project)
+    monkeypatch.setattr(console, "confirm", asked.append)
+    project.state.existed = True
+    with pytest.raises(TrackbedError, match="no backup found"):
+        data.restore({}, str(tmp_path / "nothing.tar"), "", False, False, False, False)
+    assert not asked
+    monkeypatch.setattr(locations, "source", lambda *_: tmp_path / "a.tar")
+    monkeypatch.setattr(locations, "manifest", lambda _: {"made": "2026-11-27T09:52:46+00:00"})
+    with pytest.raises(TrackbedError, match="nothing was restored"):
+        data.restore({}, str(tmp_path), "", False, False, False, False)
+    assert len(asked) == 1 and f"by {tmp_path}/a.tar, made 2026-11-27T09:52:46+00:00?" in asked[0]

@@ -354,6 +354,7 @@ def test_a_bundles_path_is_meant_from_where_it_is_typed_and_nothing_else_is_aske
     inside = program(tmp_path / "base" / "python3", PYTHON.replace("case", 'echo "$@" >>"$HOME/asked"\ncase', 1))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
+    (elsewhere / "b").touch()
     done = run(clone, inside.parent, tools, words=[*(word.format(elsewhere) for word in words), "--yes"], cwd=elsewhere)
     assert done.returncode == 0 and done.stdout == f"invoked up --from-bundle={elsewhere}/b --yes\n", done.stderr
     asked = (tmp_path / "asked").read_text()
@@ -365,6 +366,7 @@ def test_a_bundles_path_is_meant_from_where_it_is_typed_and_nothing_else_is_aske
 @pytest.mark.parametrize("word", ["--from-bundle=~/b", "--from-bundle"])
 def test_a_bundle_in_the_home_folder(clone: Path, tools: Path, tmp_path: Path, word: str) -> None:
     inside = program(tmp_path / "base" / "python3", PYTHON)
+    (tmp_path / "b").touch()
     done = run(clone, inside.parent, tools, words=[word] if "=" in word else [word, "~/b"])
     assert done.stdout == f"invoked up --from-bundle={tmp_path}/b\n", done.stderr
 
@@ -377,6 +379,14 @@ def test_a_bundle_without_a_name_does_not_end_in_a_download(
     done = run(clone, inside.parent, tools, words=[word])
     assert done.returncode == 1 and not (clone / ".venv").exists()
     assert "setup: --from-bundle names no file\n  -> sh setup.sh up --from-bundle=FILE\n" in done.stderr
+
+
+def test_a_bundle_that_is_not_there_is_not_called_damaged(clone: Path, tools: Path, tmp_path: Path) -> None:
+    base = program(tmp_path / "base" / "python3", f'#!/bin/sh\nexec {BASE} "$@"\n')
+    done = run(clone, base.parent, tools, words=["--from-bundle=b"], cwd=tmp_path)
+    assert done.returncode == 1 and not (clone / ".venv").exists()
+    assert f"setup: there is no file {tmp_path}/b\n  -> name the bundle" in done.stderr
+    assert "copy it again" not in done.stderr and "Errno" not in done.stderr
 
 
 def test_a_file_that_is_no_bundle_ends_setup_with_the_reason(clone: Path, tools: Path, tmp_path: Path) -> None:
