@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 300
 USER = "nobody"  # who is not root, on a machine where the tests are
 KEPT = ("TRACKBED_BUILD_NETWORK", "TRACKBED_TORCH", "TRACKBED_MLFLOW_IMAGE", "TRACKBED_JUPYTER_IMAGE")
+T = TypeVar("T")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -64,6 +65,17 @@ def docker_answers() -> bool:
         return False
     done = subprocess.run(["docker", "info"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
     return done.returncode == 0
+
+
+def until(
+    condition: Callable[[], T], seen: Callable[[], object] = lambda: "", seconds: float = PATIENCE, pause: float = 0.2
+) -> T:
+    """Wait for what has to come; gives what ``condition`` then returned. ``seen``: what a failure shows."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {seen()}"
+        time.sleep(pause)
+    return result
 
 
 class Running:

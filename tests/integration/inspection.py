@@ -16,6 +16,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from helpers.engines.embedded import postgres_wheels
 from tests.conftest import PATIENCE, Clone
+from tests.conftest import until as until
 
 T = TypeVar("T")
 DIRECT = build_opener(ProxyHandler({}))
@@ -31,17 +32,6 @@ def output(*argv: str, **options: Any) -> str:
     done = run(*argv, **options)
     assert done.returncode == 0, f"{argv}: {done.stderr}"
     return done.stdout.strip()
-
-
-def until(
-    condition: Callable[[], T], seen: Callable[[], object] = lambda: "", seconds: float = PATIENCE, pause: float = 0.2
-) -> T:
-    """Wait for what has to come; gives what ``condition`` then returned. ``seen``: what a failure shows."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {seen()}"
-        time.sleep(pause)
-    return result
 
 
 def answering(call: Callable[[], object], refusal: type[Exception], seconds: float = PATIENCE) -> None:

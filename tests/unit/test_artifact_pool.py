@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 import threading
-import time
 from collections.abc import MutableMapping
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import pytest
 from trackbed_mlflow import artifact_pool, router
 from trackbed_mlflow.request_queues import Queues
+
+from tests.conftest import PATIENCE
 
 GET = {"type": "http.request", "body": b"", "more_body": False}
 
@@ -117,23 +118,19 @@ def test_the_loop_of_the_others_goes_on_while_the_store_hangs() -> None:
 
     async def hung(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        end.wait(20)
+        assert end.wait(PATIENCE), "nobody was there to set it"
         await echo(scope, lambda: _done(), send)
 
-    async def scene() -> float:
+    async def scene() -> None:
         pool = artifact_pool.ArtifactPool(hung)
         waiting = asyncio.ensure_future(ask(pool, "/x"))
         await asyncio.sleep(0.1)
-        began = time.monotonic()
-        await asyncio.sleep(0)
-        took = time.monotonic() - began
         assert pool.waiting == 1
         end.set()
         assert (await waiting)[0]["status"] == 200
         assert pool.waiting == 0
-        return took
 
-    assert asyncio.run(scene()) < 1
+    asyncio.run(scene())
 
 
 async def _done() -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from helpers import commands, deadline
@@ -17,9 +15,8 @@ def test_a_command_that_cannot_be_begun_says_why() -> None:
 
 
 def test_a_command_that_does_not_end_is_ended() -> None:
-    began = time.monotonic()
-    done = commands.attempt(["sleep", "30"], 0.2)
-    assert (done.code, done.stderr) == (124, "no end after 0 s") and time.monotonic() - began < 10
+    done = commands.attempt(["sleep", "600"], 0.2)
+    assert (done.code, done.stderr) == (124, "no end after 0 s")
 
 
 @pytest.mark.parametrize("limited", [False, True])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,10 +25,10 @@ def test_a_result_an_error_and_a_limit() -> None:
     assert within(5, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 // 0)
-    began = time.monotonic()
+    free = threading.Event()
     with pytest.raises(TimeoutError, match="no whole answer"):
-        within(0.1, lambda: time.sleep(5))
-    assert time.monotonic() - began < 2
+        within(0.1, free.wait)
+    free.set()
 
 
 @pytest.fixture
@@ -45,10 +44,8 @@ def silent(tmp_path: Path) -> Iterator[Path]:
 def test_a_frozen_docker_is_an_error_and_not_a_wait(silent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{silent}")
-    began = time.monotonic()
     with pytest.raises(EngineUnavailable, match="Docker does not answer"):
         DockerApi().version()
-    assert time.monotonic() - began < 10
 
 
 def test_an_engine_that_freezes_later_is_told_as_well(silent: Path) -> None:
@@ -63,10 +60,8 @@ def test_an_engine_that_freezes_later_is_told_as_well(silent: Path) -> None:
 def test_a_frozen_supervisor_is_seen_and_not_waited_for(silent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Supervisor._rpc, "__defaults__", (0.3,))
     supervisor = Supervisor(silent.parent, silent.parent, "0123abc")
-    began = time.monotonic()
     assert supervisor.states() == {} and supervisor.hung
     assert not supervisor.running()
-    assert time.monotonic() - began < 5
 
 
 def test_a_server_that_drips_does_not_hold_a_look_up() -> None:
@@ -82,11 +77,10 @@ def test_a_server_that_drips_does_not_hold_a_look_up() -> None:
 
         thread = threading.Thread(target=drip, daemon=True)
         thread.start()
-        began = time.monotonic()
         answer = http_request.ask(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=1)
         enough.set()
         thread.join()
-    assert answer.status == 0 and "no whole answer" in answer.body and time.monotonic() - began < 5
+    assert answer.status == 0 and "no whole answer" in answer.body
 
 
 def test_a_program_that_writes_without_end() -> None:
@@ -94,11 +88,11 @@ def test_a_program_that_writes_without_end() -> None:
         deadline.run(["yes"], 1 << 16, 30)
 
 
-def test_a_program_that_leaves_one_behind_with_its_pipes() -> None:
-    began = time.monotonic()
+def test_a_program_that_leaves_one_behind_with_its_pipes(tmp_path: Path) -> None:
+    left = f"(sleep 20; touch {tmp_path}/ended) & sleep 20"
     with pytest.raises(subprocess.TimeoutExpired):
-        deadline.run(["sh", "-c", "sleep 5 & sleep 5"], 1 << 16, 0.3)
-    assert time.monotonic() - began < 4
+        deadline.run(["sh", "-c", left], 1 << 16, 0.3)
+    assert not (tmp_path / "ended").exists(), "it was waited for"
 
 
 def test_what_a_program_says() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from trackbed_mlflow import durability, errors, folder_objects, store_sync, write_journal
 
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, until
 
 
 class Disk:
@@ -87,14 +87,15 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRep
 
 
 def lines(journal: write_journal.Journal, count: int) -> list[list[Any]]:
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        path = journal.folder / write_journal.JOURNAL
-        result = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        if len(result) >= count:
-            return result
-        time.sleep(0.01)
-    raise AssertionError(f"no {count} lines")
+    """The journal, once it has so many lines; one that is being written does not count."""
+    path = journal.folder / write_journal.JOURNAL
+
+    def whole() -> list[str]:
+        written = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [line for line in written if line.endswith("\n")]
+
+    until(lambda: len(whole()) >= count, pause=0.01)
+    return [json.loads(line) for line in whole()]
 
 
 def test_a_file_is_synced_before_it_has_its_name_and_its_folders_after(
@@ -152,10 +153,7 @@ def test_a_folder_that_is_stored_at_once_is_synced_whole(
     place.log_artifacts(str(source), "1/model")
     assert disk.synced()[:3] == ["artifacts/main/1/model/model.pkl", "artifacts/main/1/model", "artifacts/main/1"]
     place.delete_artifacts("1/model/model.pkl")
-    deadline = time.monotonic() + 5
-    while lines(journal, 1)[-1] != ["main/1/model/model.pkl", None, None]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: lines(journal, 1)[-1] == ["main/1/model/model.pkl", None, None], pause=0.01)
 
 
 def test_s3_without_the_service_stays_as_it_is() -> None:

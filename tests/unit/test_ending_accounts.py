@@ -12,6 +12,7 @@ import pytest
 
 from helpers import process_table
 from helpers.engines.embedded.accounts import Accounts
+from tests.conftest import PATIENCE
 from tests.unit import disguise
 
 
@@ -30,7 +31,7 @@ def test_nothing_of_an_account_escapes_its_end(code: str) -> None:
     ):
         assert uid in process_table.owners()
         Accounts._end(account)
-        assert process.wait(5) == -signal.SIGKILL
+        assert process.wait(PATIENCE) == -signal.SIGKILL
         assert another.poll() is None, "it is another account's"
     assert uid not in process_table.owners()
 
@@ -44,7 +45,7 @@ def test_a_container_with_a_user_of_the_same_uid_stays(monkeypatch: pytest.Monke
     with disguise.started(disguise.HEADLESS, uid=uid) as process, disguise.started(sleeping, uid=uid) as contained:
         monkeypatch.setattr(process_table, "in_container", lambda pid: pid == contained.pid)
         Accounts._end(account)
-        assert process.wait(5) == -signal.SIGKILL
+        assert process.wait(PATIENCE) == -signal.SIGKILL
         assert contained.poll() is None
         assert process_table.of_account(uid) == [contained.pid]
 

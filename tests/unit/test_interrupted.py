@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import time
@@ -18,7 +20,7 @@ from invoke.context import Context
 def body(context):
     try:
         print("at it", flush=True)
-        time.sleep(30)
+        time.sleep(600)
     finally:
         print("tidied up", flush=True)
 
@@ -43,7 +45,7 @@ def test_a_task_that_is_ended_tidies_up(number: signal.Signals) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "at it\n"
         process.send_signal(number)
-        out, said = process.communicate(timeout=20)
+        out, said = process.communicate(timeout=PATIENCE)
     assert out == "tidied up\n"
     assert process.returncode == 130
     assert "interrupted" in said and "Traceback" not in said

@@ -17,6 +17,7 @@ from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.kubernetes.forwards import ATTENDED, Forwards
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.services import JUPYTER, MLFLOW
+from tests.conftest import PATIENCE
 from tests.unit.fake_kubectl import FakeKubectl
 from tests.unit.fakes import Silent, project
 
@@ -76,7 +77,7 @@ def start(forwards: Forwards) -> None:
 
 
 def ask(port: int, text: str = "hello") -> str:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(text.encode())
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(99), b"")).decode()
@@ -91,7 +92,7 @@ def test_each_port_leads_to_its_service_and_is_never_free(engine: KubernetesEngi
     # the pod goes, and kubectl with it: nobody else gets the port meanwhile, and who asks waits for the next pod
     pid = int(ask(settings.mlflow_port).split()[0])
     os.kill(pid, signal.SIGKILL)
-    assert waiting.until(lambda: not process_table.alive(pid), 10)
+    assert waiting.until(lambda: not process_table.alive(pid), PATIENCE)
     with pytest.raises(OSError), socket.create_server(("127.0.0.1", settings.mlflow_port)):
         pass
     assert ask(settings.mlflow_port, "again").endswith("again")
@@ -103,7 +104,7 @@ def test_a_way_that_does_not_work_says_so(engine: KubernetesEngine, kubectl: Ser
     kubectl.failing.write_text("error: error upgrading connection: unable to upgrade connection: no such pod")
     pid = int(ask(engine.settings.jupyter_port).split()[0])
     os.kill(pid, signal.SIGKILL)
-    assert waiting.until(lambda: JUPYTER not in forwards.running(), 20, 0.2)
+    assert waiting.until(lambda: JUPYTER not in forwards.running(), PATIENCE, 0.2)
     assert "no such pod" in forwards.problem(JUPYTER) and not forwards.are_current()
     with pytest.raises(TrackbedError, match="cannot open a port of this machine to jupyter .* no such pod"):
         start(forwards)
@@ -209,4 +210,4 @@ def test_a_way_ends_with_the_command_that_opened_it(tmp_path: Path, kubectl: Ser
         port = int(line.removeprefix("Forwarding from 127.0.0.1:").partition(" ")[0])
         pid = int(ask(port).split()[0])
         caller.kill()
-    assert waiting.until(lambda: not process_table.alive(pid), 10)
+    assert waiting.until(lambda: not process_table.alive(pid), PATIENCE)

@@ -31,6 +31,7 @@ from helpers.leases.last_backup import Record, Setup
 from helpers.project import backup_schedule, state
 from helpers.project.backup_runs import HOUR, LEAST, Result, Schedule
 from helpers.project.project import Project
+from tests.conftest import PATIENCE
 from tests.unit.fakes import Silent, project
 from tests.unit.metadata_service import Serve, aws, google, pages
 
@@ -348,7 +349,7 @@ def test_a_scheduled_backup_that_is_at_work_is_ended_when_time_is_short(place: P
     lines: list[str] = []
     with scheduled(place.lab.settings.folder) as process:
         last.run_if_due(place.lab, Silent(), lines.append)
-        assert process.wait(60) and place.made == 1
+        assert process.wait(PATIENCE) and place.made == 1
     assert any("goes first" in line for line in lines)
 
 

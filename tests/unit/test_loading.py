@@ -203,7 +203,7 @@ def test_the_disk_is_looked_at_while_indexes_are_made(tmp_path: Path, monkeypatc
     on, began = Database(tmp_path, *[9 * GIB] * 6, disk_space.FREE - 1, seconds=60), time.monotonic()
     with pytest.raises(TrackbedError, match="does not fit"):
         loaded(on, monkeypatch)
-    assert on.ended == ["mlflow_new"] and time.monotonic() - began < 20
+    assert on.ended == ["mlflow_new"] and time.monotonic() - began < 60
 
 
 def test_the_note_of_removed_indexes_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:

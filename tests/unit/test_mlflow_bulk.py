@@ -773,11 +773,11 @@ class BlobStore:
         return iter([("1/a", 1), ("1/b", 1)])
     def open(self, name):
         if name == sys.argv[2]:
-            asked.wait(30)
+            asked.wait(1000)
             raise errors.Stop(errors.REFUSED, "no")
         print("asked", file=sys.stderr, flush=True)
         asked.set()
-        time.sleep(60)
+        time.sleep(1000)
 
 transfer.storage = lambda environment, prefix: BlobStore()
 sys.exit(cli.main(["out"]))
@@ -794,7 +794,7 @@ def test_a_stop_does_not_wait_for_a_store_that_hangs() -> None:
     try:
         assert process.stderr is not None and process.stderr.readline() == b"asked\n"
         process.terminate()
-        assert process.wait(20) == errors.STOPPED
+        assert process.wait(PATIENCE) == errors.STOPPED
     finally:
         process.kill()
         process.wait()
@@ -805,7 +805,7 @@ def test_a_failure_does_not_wait_for_a_store_that_hangs() -> None:
         [sys.executable, "-c", HANGING, str(ENTRY.parent), "1/a"],
         capture_output=True,
         env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=40,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == errors.REFUSED and done.stderr.endswith(b"trackbed: no\n")

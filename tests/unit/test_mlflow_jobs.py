@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml
 from trackbed_mlflow import PROGRAM, errors, job_guards, jobs
 from trackbed_mlflow.edge import access_token, middleware, routes
 
+from tests.conftest import PATIENCE, until
 from tests.unit import asgi
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -149,10 +149,7 @@ def test_the_runner_is_started_again_and_ends_with_the_server(tmp_path: Path, sy
             assert [str(path) for path in own.iterdir()] == [queue]  # of this start alone
         finally:
             process.kill()
-    end = time.monotonic() + 20
-    while (Path("/proc", pid).exists() or list(own.iterdir())) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not Path("/proc", pid).exists() and not list(own.iterdir())
+    until(lambda: not Path("/proc", pid).exists() and not list(own.iterdir()))
 
 
 def test_a_second_word_to_stop_does_not_cut_the_first_short() -> None:
@@ -174,13 +171,10 @@ def test_what_watches_the_runner_is_started_again(tmp_path: Path) -> None:
             first, _, watcher = _lines(tmp_path / "started", 1)[0].split(" ")
             os.kill(int(watcher), signal.SIGKILL)
             assert _lines(tmp_path / "started", 2)[1].split(" ")[2] != watcher
-            end = time.monotonic() + 20
-            while Path("/proc", first).exists() and time.monotonic() < end:
-                time.sleep(0.05)
-            assert not Path("/proc", first).exists(), "never two"
+            until(lambda: not Path("/proc", first).exists(), lambda: "never two")
         finally:
             process.kill()
-            said = process.communicate(timeout=20)[1].decode()
+            said = process.communicate(timeout=PATIENCE)[1].decode()
     assert "what keeps MLflow's job runner running had ended: it is started again" in said
 
 
@@ -209,7 +203,7 @@ def _server(tmp_path: Path, quick: str) -> tuple[Path, Callable[[], subprocess.P
     )
     own = tmp_path / "own"
     (own / f"{jobs.FOLDER}old").mkdir(parents=True)
-    code = f"import os, time; from trackbed_mlflow import jobs; {quick}; jobs.start(os.environ); time.sleep(60)"
+    code = f"import os, time; from trackbed_mlflow import jobs; {quick}; jobs.start(os.environ); time.sleep(600)"
     environment = {
         **os.environ,
         **ON,
@@ -223,12 +217,9 @@ def _server(tmp_path: Path, quick: str) -> tuple[Path, Callable[[], subprocess.P
 
 
 def _lines(path: Path, count: int) -> list[str]:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        if path.exists() and len(lines := path.read_text().splitlines()) >= count:
-            return lines
-        time.sleep(0.05)
-    raise AssertionError(f"{path} has no {count} lines")
+    """The file's lines, once there are so many, each whole."""
+    text = until(lambda: path.exists() and (text := path.read_text()).count("\n") >= count and text)
+    return str(text).splitlines()
 
 
 def test_the_answer_while_off_names_the_command_and_what_it_costs() -> None:

@@ -26,6 +26,7 @@ from helpers.backups.retention import Policy
 from helpers.backups.storage import Blob, BlobStore, Folder
 from helpers.cli import data, options
 from helpers.errors import SettingError, TrackbedError
+from tests.conftest import until
 from tests.unit.fakes import Silent, project
 from tests.unit.test_repository import FACTS
 
@@ -428,10 +429,8 @@ def test_the_flag_is_refreshed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with running.Flag(store) as flag:
         (path,) = (tmp_path / "running").iterdir()
         os.utime(path, (0, 0))
-        deadline = time.monotonic() + 10
-        while path.stat().st_mtime == 0 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert path.stat().st_mtime > 0 and flag.began > 0
+        until(lambda: path.stat().st_mtime > 0, pause=0.01)
+        assert flag.began > 0
 
 
 # archives in a folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -129,10 +128,10 @@ def test_nothing_is_written_when_nothing_changed(server: Server) -> None:
 
 
 def test_it_waits_until_the_answer_changes(server: Server) -> None:
-    begun = time.monotonic()
-    server.rule = lambda method, path: (200, b"{}") if time.monotonic() - begun > 0.7 else (503, b"starting")
+    starting = [(503, b"starting")] * 5
+    server.rule = lambda method, path: starting.pop() if starting else (200, b"{}")
     wait(FakeEngine(server.port, *READY))
-    assert 0.7 <= time.monotonic() - begun < 10
+    assert not starting
 
 
 def test_it_waits_for_the_word_of_the_engine_too(server: Server) -> None:
@@ -171,10 +170,8 @@ def test_a_service_that_nothing_is_asked_of_is_waited_for(server: Server, state:
 @pytest.mark.parametrize("state", [State.EXITED, State.UNHEALTHY])
 def test_a_failed_service_ends_the_wait_at_once(server: Server, state: State) -> None:
     server.rule = lambda method, path: (500, b"")
-    begun = time.monotonic()
     with pytest.raises(ServiceFailed) as caught:
         wait(FakeEngine(server.port, ServiceStatus(MLFLOW, state, "killed: out of memory", 137)), timeout=60)
-    assert time.monotonic() - begun < 5
     assert caught.value.service == MLFLOW
     assert caught.value.message == f"mlflow is {state}, exit code 137: killed: out of memory"
     assert caught.value.details == ("mlflow line 1", "mlflow line 2")

@@ -23,6 +23,7 @@ from helpers.backups.storage import Folder
 from helpers.data.checksum import SetSum
 from helpers.errors import SettingError, TrackbedError
 from helpers.project import users
+from tests.conftest import PATIENCE
 from tests.unit import fakes
 
 FACTS: dict[str, Any] = {"schema": "abc", "mlflow": "3", "tables": {"runs": ["1", "5"]}, "dump_bytes": 10245}
@@ -629,18 +630,18 @@ def test_a_reading_that_is_given_up_waits_for_nobody(snapshot: Snapshot, monkeyp
     monkeypatch.setattr(
         Snapshot,
         "_fetch",
-        lambda self, digest, size: (digest == expected[0][0] or slow.wait(30)) and fetch(self, digest, size),
+        lambda self, digest, size: (digest == expected[0][0] or slow.wait(2 * PATIENCE)) and fetch(self, digest, size),
     )
     reading = snapshot._ahead(expected)
     assert sha(next(reading)) == expected[0][0]
     closing = threading.Thread(target=reading.close)  # type: ignore[attr-defined]
     closing.start()
-    closing.join(5)
+    closing.join(PATIENCE)
     try:
         assert not closing.is_alive()
     finally:
         slow.set()
-        closing.join(30)
+        closing.join(PATIENCE)
 
 
 @pytest.mark.parametrize("which", ["incoming", "pieces", "pieces/", "copies", "backups"])

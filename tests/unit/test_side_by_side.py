@@ -8,10 +8,11 @@ from functools import partial
 import pytest
 
 from helpers import side_by_side
+from tests.conftest import PATIENCE
 
 
 def test_each_waits_for_the_others_and_answers_in_order() -> None:
-    met = threading.Barrier(3, timeout=10)
+    met = threading.Barrier(3, timeout=PATIENCE)
 
     def answer(number: int) -> int:
         met.wait()

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from helpers.engines.supervisor import STATES, Process, Supervisor
 from helpers.engines.supervisor_config import MARK, Program
 from helpers.errors import ServiceFailed, TrackbedError
 from helpers.services import ExecResult
+from tests.conftest import PATIENCE, until
 from tests.unit import disguise
 from tests.unit.fakes import Silent, project
 
@@ -151,13 +151,6 @@ def test_a_dead_socket_is_not_a_running_supervisor(tmp_path: Path) -> None:
     assert supervisor.states() == {}
 
 
-def until(condition: Any, seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Unix socket's path ends at 107 bytes."""
@@ -255,7 +248,7 @@ def test_orphans_are_found_and_ended() -> None:
         assert process_table.with_variable(MARK, instance) == [process.pid]
         assert process_table.with_variable(MARK, f"another-{os.getpid()}") == []  # a suite beside this one has its own
         process_table.end([process.pid], 0.3, {})  # SIGTERM is ignored, SIGKILL is not
-        assert process.wait(timeout=10) == -signal.SIGKILL
+        assert process.wait(PATIENCE) == -signal.SIGKILL
     assert process_table.with_variable(MARK, instance) == []
 
 
