@@ -78,7 +78,10 @@ def source(settings: Settings, text: str) -> Source:
         if result is None and is_archive:
             return path
     if result is None:
-        raise NoBackup(f"no backup found: {text}", "name a backup's file, a folder with backups, or s3://BUCKET/PREFIX")
+        fix = "name a backup's file, a folder with backups, or s3://BUCKET/PREFIX"
+        if not text.startswith("s3:") and (files := list(path.glob("*.tar"))):  # of `invoke backup` without a place
+            fix = f"name one of the files in it; the newest is {max(files, key=lambda file: file.lstat().st_mtime)}"
+        raise NoBackup(f"no backup found: {text}", fix)
     return result
 
 

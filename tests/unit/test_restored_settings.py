@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -75,6 +76,12 @@ def test_nobody_is_asked_about_a_backup_that_is_not_there(
     with pytest.raises(TrackbedError, match="no backup found"):
         data.restore({}, str(tmp_path / "nothing.tar"), "", False, False, False, False)
     assert not asked
+    for name, made in (("z.tar", 1), ("a.tar", 2)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (made, made))
+    with pytest.raises(TrackbedError, match="no backup found") as error:
+        data.restore({}, str(tmp_path), "", False, False, False, False)
+    assert error.value.hint == f"name one of the files in it; the newest is {tmp_path}/a.tar"
     monkeypatch.setattr(locations, "source", lambda *_: tmp_path / "a.tar")
     monkeypatch.setattr(locations, "manifest", lambda _: {"made": "2026-11-27T09:52:46+00:00"})
     with pytest.raises(TrackbedError, match="nothing was restored"):
