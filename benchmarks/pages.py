@@ -3,26 +3,31 @@
     python -m benchmarks.pages [--rounds=5] [--engine=docker]
     python -m benchmarks.pages fill --folder=DIR; … measure --folder=DIR; … remove --folder=DIR
 
-Two projects of its own: one with 10 runs, and a run with 10 metrics of 10 steps; the other with 10^5 runs, and a run
-with 200 metrics of 10^4 steps. Each page has been visited before, so its files are in the browser's cache. It is loaded
-when what a person came for is drawn: ten rows of the table, or each line of each chart in the window.
+Three sides, in two projects of its own. `few`: 10 runs, and a run with 10 metrics of 10 steps. `many`: 10^5 runs, and a
+run with 200 metrics of 10^4 steps. `shown`: only what MLflow's pages show of `many`, which are 100 runs, and a run with
+200 metrics of 320 steps. On the embedded engine plain MLflow (`mlflow server`) serves the same data beside ours.
 
-One round more goes with Chromium's profiler. Its figures do not count; its profiles stay in the output folder.
+Each page has been visited before, so its files are in the browser's cache. It is loaded when what a person came for is
+drawn: ten rows of the table, or each line of each chart in the window.
+
+One round more goes with Chromium's trace, and one with its profiler. Both stay in the output folder, and their times
+do not count. With --folder the data stay: `measure` may be repeated, and brings the projects up where they are down.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
-import math
 import os
 import platform
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,51 +36,29 @@ from typing import Any
 from playwright.sync_api import Browser, CDPSession, Page, ViewportSize
 
 from benchmarks.backup import Filled
-from benchmarks.bench import table
-from benchmarks.runs import BARE, BEGAN, DRESSED, FILL, TIDY, Asker, sql, verify
-from benchmarks.systems import Measure, say
-from helpers.clone import ROOT
-from helpers.engines.base import MLFLOW
+from benchmarks.page_sides import CHART_STEPS, FEW, FIRST_PAGE, MANY, SHOWN, Content, Side, Size
+from benchmarks.page_traces import CATEGORIES, COLUMNS, PROCESSOR, Load, by_script, split
+from benchmarks.systems import say
+from helpers.clone import MLFLOW_FOLDER, ROOT
 from tests import chromium
 
 LIMIT = 1.1
 WARM = 2  # rounds that fill the browser's caches
-FIRST_PAGE = 100  # runs that MLflow's table asks for at once: all of them are in the charts
-CHART_STEPS = 1_000  # of each of these runs
-EXPERIMENT, LONG = "pages", "one-long-run"
+PLAIN = "plain "  # before the name of a side: MLflow's own server over its data
 WINDOW: ViewportSize = {"width": 1400, "height": 900}
-API = ("/ajax-api/", "/api/", "/graphql")
-CATEGORIES = ("devtools.timeline", "blink.user_timing", "loading", "toplevel", "disabled-by-default-v8.cpu_profiler")
-# `points` are read into the shape that MLflow writes; what was the latest value before is replaced
-WRITE = """
-BEGIN;
-CREATE TEMP TABLE points ON COMMIT DROP AS
-SELECT id, key, step, abs(hashint4((i * 31 + step)::int)::float8) / 2147483648 AS value, :began + i * 1000 + step AS at
-FROM {points};
-INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan)
-SELECT key, value, at, id, step, false FROM points;
-DELETE FROM latest_metrics l USING points p WHERE p.id = l.run_uuid AND p.key = l.key AND p.step = :steps - 1;
-INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
-SELECT key, value, at, step, false, id FROM points WHERE step = :steps - 1;
-COMMIT;
-"""
-# FILL has written the first five steps
-CHARTED = WRITE.format(
-    points="(SELECT i, md5('growth' || i) AS id FROM generate_series(:first, :last) i) r, "
-    "(VALUES ('loss'), ('accuracy')) k(key), generate_series(5, :steps - 1) step"
-)
-# two of its metrics are those of all runs, and come first on its page
-LONG_RUN = WRITE.format(
-    points="(SELECT i, :'run' AS id, CASE i WHEN 1 THEN 'accuracy' WHEN 2 THEN 'loss' "
-    "ELSE 'metric-' || lpad(i::text, 3, '0') END AS key FROM generate_series(1, :metrics) i) r, "
-    "generate_series(0, :steps - 1) step"
-)
+# what is divided by what, and whether the goal is for it
+RATIOS = {
+    "many / few": ("many", "few", LIMIT),
+    "many / shown": ("many", "shown", LIMIT),
+    "plain MLflow, many / few": ("plain many", "plain few", 0.0),
+    "many, ours / plain MLflow": ("many", "plain many", 0.0),
+}
 # Before the page's own script: its table shows the metric's column, and its charts all runs. The page stores what it
 # was changed to, so this is written at each visit.
 PREPARE = """try {
   performance.setResourceTimingBufferSize(5000);
   addEventListener("click", () => { window.clickedAt = performance.now(); }, true);
-  localStorage.setItem(%s, %s);
+  for (const [key, value] of Object.entries(%s)) localStorage.setItem(key, JSON.stringify(value));
 } catch { /* about:blank stores nothing */ }
 """
 STATE = {
@@ -97,82 +80,6 @@ REQUESTS = """() => ["navigation", "resource"].flatMap(kind => performance.getEn
   url: one.name.replace(location.origin, ""), start: one.startTime, first_byte: one.responseStart, end: one.responseEnd,
   ms: one.responseEnd - one.startTime, bytes: one.transferSize,
 }))"""
-
-
-@dataclass(frozen=True)
-class Size:
-    runs: int
-    metrics: int  # of the long run
-    steps: int  # of each of these
-
-    @property
-    def charted(self) -> int:
-        return min(self.runs, FIRST_PAGE)
-
-
-FEW, MANY = Size(10, 10, 10), Size(100_000, 200, 10_000)
-
-
-@dataclass
-class Side:
-    """A project with its content."""
-
-    name: str
-    size: Size
-    system: Filled
-
-    @contextmanager
-    def asked(self) -> Iterator[Asker]:
-        """Its API; the project is up."""
-        _, engine = self.system.opened()
-        with engine.open(MLFLOW, "http") as address:
-            yield Asker(address.url, engine.access_token())
-
-    def fill(self) -> None:
-        self.system.invoke("up")
-        project, engine = self.system.opened()
-        database = project.state.active["database"]
-        with self.asked() as asker:
-            experiment, other = (
-                str(asker.api("experiments/create", {"name": name})["experiment_id"]) for name in (EXPERIMENT, LONG)
-            )
-            words = {"experiment_id": other, "start_time": BEGAN, "run_name": LONG}
-            run = asker.api("runs/create", words)["run"]["info"]["run_id"]
-            asker.api("runs/update", {"run_id": run, "status": "FINISHED", "end_time": BEGAN + 900})
-            sql(engine, database, FILL, experiment=experiment, began=BEGAN, first=1, last=FEW.runs)
-            verify(engine, database, asker, experiment)
-        last, size = self.size.runs, self.size
-        sql(engine, database, BARE)
-        sql(engine, database, FILL, experiment=experiment, began=BEGAN, first=FEW.runs + 1, last=last)
-        sql(engine, database, CHARTED, began=BEGAN, first=last - size.charted + 1, last=last, steps=CHART_STEPS)
-        sql(engine, database, LONG_RUN, began=BEGAN, run=run, metrics=size.metrics, steps=size.steps)
-        sql(engine, database, DRESSED)
-        sql(engine, database, TIDY)
-
-
-@dataclass(frozen=True)
-class Content:
-    """What the pages of a project are asked for, and show."""
-
-    experiment: str
-    newest: str  # names of runs
-    best: str
-    long_experiment: str
-    long_run: str
-
-    @classmethod
-    def of(cls, asker: Asker) -> Content:
-        def number(name: str) -> str:
-            path = f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}"
-            return str(asker.ask("GET", path)["experiment"]["experiment_id"])
-
-        def first(experiment: str, order: str) -> dict[str, Any]:
-            return dict(asker.search(experiment, order_by=[order])[0]["info"])
-
-        experiment, other = number(EXPERIMENT), number(LONG)
-        newest, best = (first(experiment, f"{key} DESC") for key in ("attributes.start_time", "metrics.loss"))
-        long_run = first(other, "attributes.start_time DESC")["run_id"]
-        return cls(experiment, newest["run_name"], best["run_name"], other, long_run)
 
 
 @dataclass(frozen=True)
@@ -202,66 +109,27 @@ def visits(content: Content, size: Size) -> dict[str, Visit]:
 
 
 TITLES = {
-    "experiment": f"experiment page, {FEW.runs} to {MANY.runs} runs",
-    "run": f"run page, {FEW.metrics} metrics of {FEW.steps} steps to {MANY.metrics} of {MANY.steps}",
-    "charts": f"chart view, {FEW.charted} to {MANY.charted} runs of {CHART_STEPS} steps",
-    "sort": f"sort by a metric by clicking, {FEW.runs} to {MANY.runs} runs",
+    "experiment": "experiment page",
+    "run": "run page",
+    "charts": f"chart view, up to {FIRST_PAGE} runs of {CHART_STEPS} steps",
+    "sort": "sort by clicking on a metric",
 }
-
-
-@dataclass(frozen=True)
-class Load:
-    """Times in ms of the document's own clock; ``requests``: url, start, first_byte, end, ms, bytes."""
-
-    began: float
-    ready: float
-    requests: list[dict[str, Any]]
-
-    @property
-    def took(self) -> float:
-        return self.ready - self.began
-
-    @property
-    def waited(self) -> float:
-        """How long at least one request to MLflow's API was on its way."""
-        spans = ((one["start"], one["end"]) for one in self.requests if str(one["url"]).startswith(API))
-        return covered(spans, self.began, self.ready)
-
-
-def covered(spans: Iterable[tuple[float, float]], first: float, last: float) -> float:
-    """How much of ``first`` to ``last`` the spans cover together."""
-    result, at = 0.0, first
-    for start, end in sorted(spans):
-        start, end = max(start, at), min(end, last)
-        if end > start:
-            result, at = result + end - start, end
-    return result
-
-
-def by_script(profile: Mapping[str, Any]) -> dict[str, float]:
-    """Milliseconds of a CPU profile of V8 by the script's file, most first. What is no script has its name in brackets:
-    (program) is Chromium's own work, as layout and drawing."""
-    places = {}
-    for node in profile["nodes"]:
-        frame = node["callFrame"]
-        name = frame["url"].partition("?")[0].rpartition("/")[2]
-        places[node["id"]] = name or (frame["functionName"] if frame["functionName"][:1] == "(" else "(native)")
-    result: dict[str, float] = {}
-    for sample, delta in zip(profile["samples"], profile["timeDeltas"], strict=True):
-        result[places[sample]] = result.get(places[sample], 0.0) + delta / 1000
-    return dict(sorted(result.items(), key=lambda item: -item[1]))
 
 
 def prepared(experiment: str) -> str:
     """The script before the page's own; names and values as the page writes them."""
+    sys.path.insert(0, str(MLFLOW_FOLDER))
+    from trackbed_mlflow.ui_defaults import DEFAULTS  # plain MLflow shows the same page
+
     key = f"MLflowLocalStorage-1.1-ExperimentPage-{json.dumps([experiment])}-ReactComponentState"
-    return PREPARE % (json.dumps(key), json.dumps(json.dumps(STATE)))
+    return PREPARE % json.dumps({**DEFAULTS, key: STATE})
 
 
 @dataclass
 class Tab:
     """A page of a browser profile of its own, for one side."""
 
+    name: str
     side: Side
     url: str
     visits: Mapping[str, Visit]
@@ -270,8 +138,13 @@ class Tab:
     devtools: CDPSession
 
     def load(self, name: str) -> Load:
+        """Leaves an empty page, which does nothing while another one is loaded."""
+        load = self._visited(name)
+        self.page.goto("about:blank")
+        return load
+
+    def _visited(self, name: str) -> Load:
         visit = self.visits[name]
-        self.page.goto("about:blank")  # else only the part after # would change
         self.page.goto(f"{self.url}/{visit.path}", wait_until="commit")
         began, ready = 0.0, self._when(visit.ready, visit.want)
         if visit.click:
@@ -283,65 +156,140 @@ class Tab:
     def _when(self, script: str, want: Mapping[str, object]) -> float:
         return float(self.page.wait_for_function(script, arg=dict(want)).json_value())
 
-    def profile(self, name: str, folder: Path) -> dict[str, float]:
-        """Leaves requests, CPU profile and trace, which Chromium's DevTools open; gives the time by script."""
-        start = folder / f"{name}-{self.side.name}"
-        self.devtools.send("Profiler.enable")
-        self.browser.start_tracing(page=self.page, path=start.with_suffix(".trace.json"), categories=CATEGORIES)
-        self.devtools.send("Profiler.start")
+    def traced(self, name: str, start: Path) -> dict[str, float]:
+        """Leaves requests and a trace, which Chromium's DevTools open; gives the load by kinds of work."""
+        self.browser.start_tracing(page=self.page, categories=list(CATEGORIES))
         try:
             load = self.load(name)
         finally:
-            profile = self.devtools.send("Profiler.stop")["profile"]
-            self.browser.stop_tracing()
-        start.with_suffix(".cpuprofile").write_text(json.dumps(profile))
+            trace = self.browser.stop_tracing()
+        start.with_suffix(".trace.json.gz").write_bytes(gzip.compress(trace, 3))
         start.with_suffix(".requests.json").write_text(json.dumps(asdict(load), indent=1))
+        return split(json.loads(trace)["traceEvents"], load)
+
+    def profiled(self, name: str, start: Path) -> dict[str, float]:
+        """Leaves a CPU profile, which Chromium's DevTools open; gives the time by script, before a click too."""
+        self.page.goto(f"{self.url}/health")  # the profiler is of one process: a page of the same origin stays in it
+        self.devtools.send("Profiler.enable")
+        self.devtools.send("Profiler.start")
+        try:
+            self._visited(name)
+        finally:
+            profile = self.devtools.send("Profiler.stop")["profile"]
+            self.devtools.send("Profiler.disable")
+            self.page.goto("about:blank")
+        start.with_suffix(".cpuprofile").write_text(json.dumps(profile))
         return by_script(profile)
 
 
 @contextmanager
-def opened(browser: Browser, side: Side) -> Iterator[Tab]:
-    with side.asked() as asker:
-        content = Content.of(asker)
-        url = f"http://{asker.connection.host}:{asker.connection.port}"
+def opened(browser: Browser, side: Side, plain: bool) -> Iterator[Tab]:
+    with ExitStack() as stack:
+        asker = stack.enter_context(side.asked())
+        content = Content.of(side, asker)
+        url = stack.enter_context(side.plain()) if plain else f"http://{asker.connection.host}:{asker.connection.port}"
         context = browser.new_context(
             viewport=WINDOW,
             extra_http_headers={name: value for name, value in asker.headers.items() if name == "Authorization"},
         )
         context.set_default_timeout(chromium.SLOW)
         context.add_init_script(prepared(content.experiment))
-        with chromium.none_refused(context):
-            page = context.new_page()
-            yield Tab(side, url, visits(content, side.size), browser, page, context.new_cdp_session(page))
-            context.close()
+        stack.enter_context(chromium.none_refused(context))
+        page = context.new_page()
+        name = f"{PLAIN if plain else ''}{side.name}"
+        yield Tab(name, side, url, visits(content, side.size), browser, page, context.new_cdp_session(page))
+        context.close()
 
 
-def measure(little: Side, much: Side, rounds: int, folder: Path) -> tuple[list[Measure], dict[str, object]]:
-    """Rows whose "ours" is the side with much and whose "baseline" the one with little; what the browser was, and its
-    time by script."""
-    wholes = {name: Measure(title, f"<= {LIMIT} x", "ms", LIMIT) for name, title in TITLES.items()}
-    parts = {
-        name: Measure(f"{title}: of it waiting for MLflow's server", "-", "ms", math.inf)
-        for name, title in TITLES.items()
-    }
-    scripts: dict[str, object] = {}
+@dataclass
+class Times:
+    """Of one page on one tab, a figure of each round; ms where nothing else is said."""
+
+    took: list[float] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
+    transferred: list[float] = field(default_factory=list)
+    requests: list[float] = field(default_factory=list)
+    bytes: list[float] = field(default_factory=list)
+    server: list[float] = field(default_factory=list)  # processor time
+
+    def add(self, load: Load, server: float) -> None:
+        self.took.append(load.took)
+        self.waited.append(load.waited)
+        self.transferred.append(load.transferred)
+        self.requests.append(len(load.asked))
+        self.bytes.append(sum(one["bytes"] for one in load.asked))
+        self.server.append(server * 1000)
+
+
+Found = dict[str, dict[str, Times]]  # by page, by tab
+
+
+def measure(sides: list[Side], plain: list[Side], rounds: int, folder: Path) -> tuple[Found, dict[str, Any]]:
+    """The times; and Chromium's version, the load by kinds of work, and the browser's time by script."""
     folder.mkdir(parents=True, exist_ok=True)
     with chromium.launched() as browser, ExitStack() as stack:
-        few, many = (stack.enter_context(opened(browser, side)) for side in (little, much))
+        tabs = [stack.enter_context(opened(browser, side, False)) for side in sides]
+        tabs += [stack.enter_context(opened(browser, side, True)) for side in plain]
+        found: Found = {name: {tab.name: Times() for tab in tabs} for name in TITLES}
         for number in range(WARM + rounds):
-            for name, whole in wholes.items():
-                for tab, side in ((few, "other"), (many, "ours")):
+            for name in TITLES:
+                for tab in tabs:
+                    before = tab.side.seconds()
                     load = tab.load(name)
+                    server = tab.side.seconds() - before
                     if number >= WARM:
-                        getattr(whole, side).append(load.took)
-                        getattr(parts[name], side).append(load.waited)
-                    say(f"{name}, {tab.side.name}: {load.took:.0f} ms, waiting for the server {load.waited:.0f} ms")
-        for name in wholes:
-            for tab in (few, many):
-                scripts[f"{name}-{tab.side.name}"] = tab.profile(name, folder)
-        version = browser.version
-    rows = [row for name in wholes for row in (wholes[name], parts[name])]
-    return rows, {"chromium": version, "scripts": scripts}
+                        found[name][tab.name].add(load, server)
+                    say(f"{name}, {tab.name}: {load.took:.0f} ms, waiting for the server {load.waited:.0f} ms")
+        more: dict[str, Any] = {"chromium": browser.version, "split": {}, "scripts": {}}
+        for name in TITLES:
+            for tab in tabs:
+                start, key = folder / f"{name}-{tab.name.replace(' ', '-')}", f"{name}, {tab.name}"
+                more["split"][key] = tab.traced(name, start)
+                more["scripts"][key] = tab.profiled(name, start)
+    return found, more
+
+
+def row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def lined(*head: str) -> list[str]:
+    return [row(*head), row(*["---"] * len(head))]
+
+
+def ratio(times: Mapping[str, Times], one: str, other: str) -> float | None:
+    """None where a side was not measured."""
+    if one not in times or other not in times:
+        return None
+    return statistics.median(times[one].took) / statistics.median(times[other].took)
+
+
+def report(found: Found, more: Mapping[str, Any]) -> str:
+    """Three tables: the times, the ratios, and what the times were."""
+    middle = statistics.median
+    lines = lined(
+        "page", "side", "ms", "spread", "an API request on its way", "requests", "MB", "server's processor ms"
+    )
+    for name, times in found.items():
+        for tab, one in times.items():
+            took = middle(one.took)
+            spread = f"{max(abs(each - took) for each in one.took) / took * 100:.0f} %"
+            rest = (f"{middle(one.waited):.0f}", f"{middle(one.requests):.0f}", f"{middle(one.bytes) / 1e6:.2f}")
+            lines.append(row(TITLES[name], tab, f"{took:.0f}", spread, *rest, f"{middle(one.server):.0f}"))
+    lines += [
+        "",
+        *lined("page", *(f"{title} (goal {limit})" if limit else title for title, (_, _, limit) in RATIOS.items())),
+    ]
+    for name, times in found.items():
+        cells = []
+        for numerator, denominator, limit in RATIOS.values():
+            value = ratio(times, numerator, denominator)
+            verdict = "" if not limit or value is None else " reached" if value <= limit else " missed"
+            cells.append("-" if value is None else f"{value:.2f}{verdict}")
+        lines.append(row(TITLES[name], *cells))
+    lines += ["", *lined("one traced load, ms", *COLUMNS, PROCESSOR)]
+    lines += [row(key, *(f"{value:.0f}" for value in parts.values())) for key, parts in more["split"].items()]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -349,7 +297,7 @@ def main() -> None:
     parser.add_argument("step", nargs="?", choices=("fill", "measure", "remove"))
     parser.add_argument("--engine", choices=("docker", "embedded"), default="embedded")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", default="", help="of the two projects")
+    parser.add_argument("--folder", default="", help="of the two projects, which stay there between steps")
     parser.add_argument("--out", type=Path, default=ROOT / ".nox" / "pages", help="folder of figures and profiles")
     args = parser.parse_args()
     if args.step and not args.folder:
@@ -359,18 +307,21 @@ def main() -> None:
     folder = Path(args.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)  # the services' accounts go through it
-    few, many = (
-        Side(name, size, Filled(args.engine, folder, f"pages-{name}", port))
-        for name, size, port in (("few", FEW, 27250), ("many", MANY, 27260))
+    little, much = (
+        Filled(args.engine, folder, f"pages-{name}", port) for name, port in (("few", 27250), ("many", 27260))
     )
+    few, many = Side("few", FEW, little), Side("many", MANY, much)
+    sides = [few, Side("shown", SHOWN, little, first=1001), many]
 
     def filled() -> None:
-        for side in (few, many):
+        for side in sides:
             side.fill()
 
     def measured() -> None:
+        for system in (little, much):
+            system.invoke("up")
         before = os.getloadavg()
-        rows, found = measure(few, many, args.rounds, args.out)
+        found, more = measure(sides, [few, many] if args.engine == "embedded" else [], args.rounds, args.out)
         machine = {
             "cpus": os.cpu_count(),
             "system": platform.platform(),
@@ -379,13 +330,15 @@ def main() -> None:
             "rounds": args.rounds,
             "load": [before, os.getloadavg()],
         }
-        result = {"machine": machine, **found, "measures": [asdict(row) for row in rows]}
-        (args.out / "pages.json").write_text(json.dumps(result, indent=1))
-        print(f"{machine}\n\n{table(rows).replace('| ours | baseline |', '| much | little |', 1)}")
+        times = {name: {tab: asdict(one) for tab, one in of.items()} for name, of in found.items()}
+        (args.out / "pages.json").write_text(json.dumps({"machine": machine, **more, "times": times}, indent=1))
+        result = f"{machine}\n\n{report(found, more)}\n"
+        (args.out / "pages.md").write_text(result)
+        print(result)
 
     def removed() -> None:
-        for side in (few, many):
-            side.system.invoke("down", "--delete-data", "--yes")
+        for system in (little, much):
+            system.invoke("down", "--delete-data", "--yes")
         shutil.rmtree(folder)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the projects are taken down

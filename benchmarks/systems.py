@@ -217,10 +217,14 @@ class Ours:
         """Processor seconds of all services so far, the notebook too."""
         if self.engine == "docker":
             return container_seconds(run("docker", "ps", "-q", "--filter", f"name=^{self.project}-").split())
-        folder = str(Path(self.env["TRACKBED_STATE_DIR"], self.project))
-        found = (p for p in psutil.process_iter(["cmdline"]) if folder in " ".join(p.info["cmdline"] or ()))
-        family = {p for top in found for p in (top, *top.children(recursive=True))}
-        return sum(sum(p.cpu_times()[:4]) for p in family)
+        return folder_seconds(str(Path(self.env["TRACKBED_STATE_DIR"], self.project)))
+
+
+def folder_seconds(folder: str) -> float:
+    """Processor seconds so far of the processes that have this folder among their words, and of their children."""
+    found = (p for p in psutil.process_iter(["cmdline"]) if folder in " ".join(p.info["cmdline"] or ()))
+    family = {p for top in found for p in (top, *top.children(recursive=True))}
+    return sum(sum(p.cpu_times()[:4]) for p in family)
 
 
 def container_seconds(names: list[str]) -> float:

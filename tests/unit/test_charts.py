@@ -42,11 +42,11 @@ def charts(monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         (["a"], "run_uuid = (SELECT unnest(:runs)) AND"),
         (["a", "a"], "run_uuid = (SELECT unnest(:runs)) AND"),  # a run twice is one run
-        (["a", "b"], "run_uuid = ANY(:runs) AND"),
-        ([], "run_uuid = ANY(:runs) AND"),
+        (["a", "b"], "run_uuid = ANY(ARRAY(SELECT unnest(CAST(:runs AS varchar[])))) AND"),
+        ([], "run_uuid = ANY(ARRAY(SELECT unnest(CAST(:runs AS varchar[])))) AND"),
     ],
 )
-def test_one_run_is_planned_without_knowing_which(charts: Any, runs: list[str], expected: str) -> None:
+def test_it_is_planned_without_knowing_which_runs(charts: Any, runs: list[str], expected: str) -> None:
     asked: list[str] = []
 
     def execute(statement: str, words: dict[str, Any]) -> list[tuple[object, ...]]:

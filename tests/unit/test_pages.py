@@ -8,7 +8,9 @@ import re
 import pytest
 
 from benchmarks import pages
-from benchmarks.pages import FEW, MANY, TITLES, Content, Load, by_script, covered, prepared, visits
+from benchmarks.page_sides import FEW, MANY, Content
+from benchmarks.page_traces import COLUMNS, IDLE, OTHER, PROCESSOR, WAITING, Load, by_script, covered, split
+from benchmarks.pages import TITLES, Times, prepared, report, visits
 from tests import chromium
 
 
@@ -56,12 +58,75 @@ def test_time_by_script_has_files_and_what_is_no_script() -> None:
     assert list(result) == sorted(result, key=lambda name: -result[name])
 
 
+def event(name: str, start: float, end: float, thread: int = 1, **more: object) -> dict[str, object]:
+    """In ms; a trace has microseconds."""
+    return {"ph": "X", "name": name, "pid": 1, "tid": thread, "ts": start * 1000, "dur": (end - start) * 1000, **more}
+
+
+def navigation(at: float, url: str) -> dict[str, object]:
+    words = {"data": {"documentLoaderURL": url}}
+    return {"ph": "R", "name": "navigationStart", "pid": 1, "tid": 1, "ts": at * 1000, "args": words}
+
+
+TRACE = [
+    navigation(500, "about:blank"),
+    navigation(1000, "http://127.0.0.1:1/#/experiments/1"),
+    event("RunTask", 900, 1010, tdur=110_000),  # began before the load
+    event("RunTask", 1100, 1200, tdur=50_000),
+    event("FunctionCall", 1110, 1190),
+    event("SomethingOfChromium", 1115, 1120),  # within the script's time
+    event("Layout", 1120, 1130),
+    event("MinorGC", 1140, 1150),
+    event("RunTask", 1390, 1500, tdur=110_000),  # ends after the load
+    event("PrePaint", 1390, 1500),
+    event("FunctionCall", 1600, 1700),
+    event("FunctionCall", 1000, 1400, thread=2),
+]
+ASKED = [
+    {"url": "/ajax-api/2.0/mlflow/runs/search", "start": 180, "end": 250, "first_byte": 240, "bytes": 5},
+    {"url": "/ajax-api/2.0/mlflow/runs/search", "start": 500, "end": 600, "first_byte": 590, "bytes": 5},
+]
+
+
+def test_a_load_is_split_by_what_the_main_thread_did_and_what_it_waited_for() -> None:
+    result = split(TRACE, Load(0, 400, ASKED))
+    assert sum(result[column] for column in COLUMNS) == pytest.approx(400)
+    expected = {"script": 60, "style and layout": 10, "garbage collection": 10, "paint": 10, OTHER: 30}
+    assert {name: result[name] for name in expected} == pytest.approx(expected)
+    assert result[WAITING] == pytest.approx(50)  # from 1200, when the script has ended, to 1250
+    assert result[IDLE] == pytest.approx(230)
+    assert result[PROCESSOR] == pytest.approx(10 + 50 + 10)
+
+
+def test_a_split_begins_with_the_click() -> None:
+    result = split(TRACE, Load(150, 400, ASKED))
+    assert sum(result[column] for column in COLUMNS) == pytest.approx(250)
+    assert result["script"] == pytest.approx(40)
+
+
+def test_a_trace_without_the_page_is_no_measurement() -> None:
+    with pytest.raises(SystemExit, match="no load"):
+        split(TRACE[:1], Load(0, 400, []))
+
+
+def test_the_report_has_both_sides_of_each_ratio_and_says_what_was_not_measured() -> None:
+    times = {name: Times() for name in ("few", "shown", "many")}
+    for one, took in zip(times.values(), (100, 190, 200), strict=True):
+        one.add(Load(0, took, ASKED[:1]), 0.02)
+    text = report({"charts": times}, {"split": {"charts, few": dict.fromkeys((*COLUMNS, PROCESSOR), 1.0)}})
+    assert "| 2.00 missed | 1.05 reached | - | - |" in text
+    assert "| few | 100 | 0 % | 0 | 0 |" in text  # the request began after the page was loaded
+    assert "| many | 200 | 0 % | 20 | 1 | 0.00 | 20 |" in text
+    assert "| charts, few | 1 | 1 |" in text
+
+
 def test_the_state_is_stored_under_the_name_that_the_page_reads() -> None:
-    call = re.search(r"localStorage\.setItem\((.+)\);", prepared("7"))
-    assert call
-    name, value = json.loads(f"[{call[1]}]")
-    assert name == 'MLflowLocalStorage-1.1-ExperimentPage-["7"]-ReactComponentState'
-    assert json.loads(value)["runsHiddenMode"] == "SHOW_ALL"
+    found = re.search(r"Object\.entries\((.+?)\)\)", prepared("7"))
+    assert found
+    stored = json.loads(found[1])
+    name = 'MLflowLocalStorage-1.1-ExperimentPage-["7"]-ReactComponentState'
+    assert stored[name]["runsHiddenMode"] == "SHOW_ALL"
+    assert stored["mlflow.workflowType_v1"] == "machine_learning"
 
 
 def test_each_page_is_asked_for_with_what_it_shows() -> None:

@@ -32,9 +32,9 @@ WHERE CASE
 END
 ORDER BY run_uuid, place
 """
-# PostgreSQL takes run and key for independent. For a run with many values it would read what all runs have of the key,
-# unless it plans without knowing which run.
-ONE, MANY = "(SELECT unnest(:runs))", "ANY(:runs)"
+# PostgreSQL takes run and key for independent. Where it knows which runs are asked for, and their values are many, it
+# reads what all runs have of the key.
+ONE, MANY = "(SELECT unnest(:runs))", "ANY(ARRAY(SELECT unnest(CAST(:runs AS varchar[]))))"
 STEPS = "AND step BETWEEN :start AND :end"
 WORDS = ["self", "run_ids", "metric_key", "max_results", "start_step", "end_step"]
 
