@@ -178,10 +178,10 @@ def questions(side: Side) -> dict[str, Callable[[], Sample]]:
     }
 
 
-def p99(times: Sequence[Sequence[float]]) -> float:
-    """Seconds; the slowest where there are fewer than a hundred."""
+def percentile(times: Sequence[Sequence[float]], part: float) -> float:
+    """Seconds; the slowest where there are too few."""
     ordered = sorted(took for _, took in times)
-    return ordered[math.ceil(len(ordered) * 0.99) - 1]
+    return ordered[math.ceil(len(ordered) * part) - 1]
 
 
 def measure(ours: Ours, baseline: Baseline, rounds: int, folder: Path) -> list[Measure]:
@@ -197,7 +197,8 @@ def measure(ours: Ours, baseline: Baseline, rounds: int, folder: Path) -> list[M
                 name = "".join(letter if letter.isalnum() else "-" for letter in what)
                 with side.profiled(folder, name) if profiled else nullcontext():
                     times, answers = questions(side)[what]()
-                say(f"{side.name}, {what}: p99 {p99(times):.3f} s of {len(times)}, others {answers}")
+                half, slow = percentile(times, 0.5), percentile(times, 0.99)
+                say(f"{side.name}, {what}: p50 {half:.3f}, p99 {slow:.3f} s of {len(times)}, others {answers}")
                 if not profiled:
-                    samples.append(p99(times))
+                    samples.append(slow)
     return list(rows.values())

@@ -28,6 +28,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -134,15 +135,19 @@ class Searches:
         self.port = port
         created = ask(port, "POST", "/api/2.0/mlflow/experiments/create", {"name": "searched"})[2]
         self.experiment = created["experiment_id"]
-        metrics = [{"key": f"m{number}", "value": 1, "timestamp": 1} for number in range(METRICS)]
-        for _ in range(RUNS):
-            body = {"experiment_id": self.experiment}
-            self.run = ask(port, "POST", "/api/2.0/mlflow/runs/create", body)[2]["run"]["info"]["run_id"]
-            batch = {"run_id": self.run, "metrics": metrics}
-            assert ask(port, "POST", "/api/2.0/mlflow/runs/log-batch", batch)[0] == 200
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            self.run = list(clients.map(self.make_run, range(RUNS)))[-1]
         self.seconds: list[float] = []
         self.statuses: Counter[int] = Counter()
         self.ended = threading.Event()
+
+    def make_run(self, _: int) -> str:
+        """The ID of a run with METRICS metrics."""
+        body = {"experiment_id": self.experiment}
+        run = str(ask(self.port, "POST", "/api/2.0/mlflow/runs/create", body)[2]["run"]["info"]["run_id"])
+        metrics = [{"key": f"m{number}", "value": 1, "timestamp": 1} for number in range(METRICS)]
+        assert ask(self.port, "POST", "/api/2.0/mlflow/runs/log-batch", {"run_id": run, "metrics": metrics})[0] == 200
+        return run
 
     def client(self) -> None:
         body = {"experiment_ids": [self.experiment], "max_results": RUNS}
