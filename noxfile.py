@@ -290,6 +290,13 @@ def bench_growth(session: nox.Session) -> None:
 
 
 @nox.session(default=False, tags=NIGHTLY)
+def bench_files(session: nox.Session) -> None:
+    """Lists and downloads of 10^5 artifacts, on both engines and by boto3: needs Docker, root, quiet and 2 GB."""
+    install(session)
+    session.run("python", "-m", "benchmarks.many_files", *session.posargs)
+
+
+@nox.session(default=False, tags=NIGHTLY)
 def bench_pages(session: nox.Session) -> None:
     """MLflow's pages in Chromium, with 10 runs and 10^5, in projects of its own: needs root, Chromium and quiet."""
     install(session)

@@ -6,6 +6,7 @@ load URL SECONDS KIND    32 clients over raw HTTP (log-metric, log-batch, search
 artifact URL MIB         one artifact up and down through the client: MiB a second
 boto ENDPOINT BUCKET MIB the same bytes with boto3, straight to the store
 files ENDPOINT BUCKET PREFIX COUNT  objects of one byte below a prefix, straight to the store: count, seconds
+fetch RUN FOLDER         a folder of a run's artifacts, with the notebook's variables: count, seconds
 mirror ENDPOINT BUCKET PREFIX FOLDER down|up THREADS  all objects below a prefix as files, or back: count, seconds
 """
 
@@ -176,6 +177,16 @@ def files(endpoint: str, bucket: str, prefix: str, count: int) -> dict[str, floa
     return {"count": count, "seconds": time.perf_counter() - began}
 
 
+def fetch(run: str, path: str) -> dict[str, float]:
+    from mlflow.artifacts import download_artifacts  # type: ignore[import-not-found,unused-ignore]
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        found = Path(download_artifacts(run_id=run, artifact_path=path, dst_path=folder))
+        took = time.perf_counter() - began
+        return {"count": len(list(found.iterdir())), "seconds": took}
+
+
 def mirror(endpoint: str, bucket: str, prefix: str, folder: str, way: str, threads: int) -> dict[str, float]:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -212,6 +223,7 @@ if __name__ == "__main__":
         "artifact": lambda: artifact(words[0], int(words[1])),
         "boto": lambda: boto(words[0], words[1], int(words[2])),
         "files": lambda: files(words[0], words[1], words[2], int(words[3])),
+        "fetch": lambda: fetch(words[0], words[1]),
         "mirror": lambda: mirror(words[0], words[1], words[2], words[3], words[4], int(words[5])),
     }[what]()
     print(json.dumps(result))

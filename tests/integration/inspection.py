@@ -189,14 +189,14 @@ def programs(clone: Clone) -> Path:
     return postgres_wheels.programs(next(venvs.glob("embedded-*/lib/python3*/site-packages")))
 
 
-def postgres(clone: Clone, tool: str, *words: str, role: str = "mlflow") -> str:
+def postgres(clone: Clone, tool: str, *words: str, role: str = "mlflow", timeout: float = 120) -> str:
     """What one of PostgreSQL's own programs prints, run as the owner of the server's databases or the superuser."""
     words = ("-U", role, *words)
     if clone.engine == "docker":
-        return output("docker", "exec", container(clone, "postgres"), tool, *words)
+        return output("docker", "exec", container(clone, "postgres"), tool, *words, timeout=timeout)
     if clone.engine == "kubernetes":
         return kubectl(clone, "exec", workload("postgres"), "--", tool, *words)
-    return output(str(programs(clone) / tool), "-h", sockets(clone), *words)
+    return output(str(programs(clone) / tool), "-h", sockets(clone), *words, timeout=timeout)
 
 
 def psql(clone: Clone, statement: str, database: str = "") -> str:
