@@ -14,7 +14,11 @@ from helpers.services import JUPYTER, TITLES, DeviceRequest, Health, Mount, Port
 DATA = "/mnt"
 HOME = "/home/jovyan"
 STARTUP = "/opt/trackbed/startup"
-ALIVE = "import sys, urllib.request as u; sys.exit(u.urlopen('http://127.0.0.1:8888/api', timeout=4).status != 200)"
+# a bare socket, and no packages of the environment: a third of the processor time of urllib
+ALIVE = (
+    "import socket; server = socket.create_connection(('127.0.0.1', 8888), 4); "
+    "server.sendall(b'GET /api HTTP/1.0\\r\\n\\r\\n'); raise SystemExit(b' 200 ' not in server.recv(64))"
+)
 
 
 def requests(accelerator: Accelerator) -> tuple[DeviceRequest, ...]:
@@ -82,7 +86,7 @@ def container_spec(
         working_dir=f"{HOME}/work",
         cap_drop=("ALL",),
         security_opt=("no-new-privileges:true",),  # its root stays writable: people install packages in it
-        health=Health(("python", "-c", ALIVE), interval=45, timeout=5, retries=2, start_period=60),
+        health=Health(("python", "-I", "-S", "-c", ALIVE), interval=45, timeout=5, retries=2, start_period=60),
         memory=settings.jupyter_memory,
         pids=settings.pids_limit * 8,  # data loaders and BLAS start threads by the core
         shm_size=settings.jupyter_shm_size,  # data loaders of several processes share batches through it

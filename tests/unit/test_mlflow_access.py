@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from trackbed_mlflow import errors
-from trackbed_mlflow.edge import access_token
+from trackbed_mlflow.edge import access_token, token_file
 
 from tests.unit import asgi
 
@@ -119,16 +119,16 @@ def test_no_file_or_an_empty_one_asks_for_nothing(tmp_path: Path, inner: asgi.In
     (tmp_path / "empty").write_text("\n")
     for environment in (
         {},
-        {access_token.FILE: ""},
-        {access_token.FILE: str(tmp_path / "none")},
-        {access_token.FILE: str(tmp_path / "empty")},
+        {token_file.FILE: ""},
+        {token_file.FILE: str(tmp_path / "none")},
+        {token_file.FILE: str(tmp_path / "empty")},
     ):
         assert access_token.protected(inner, environment) is inner
 
 
 def test_the_files_token_is_the_one(tmp_path: Path, inner: asgi.Inner) -> None:
     (tmp_path / "token").write_text(TOKEN + "\n")
-    app = access_token.protected(inner, {access_token.FILE: str(tmp_path / "token")})
+    app = access_token.protected(inner, {token_file.FILE: str(tmp_path / "token")})
     assert asgi.ask(app).status == 401
     assert asgi.ask(app, authorization=f"Bearer {TOKEN}").status == 200
 
@@ -136,5 +136,5 @@ def test_the_files_token_is_the_one(tmp_path: Path, inner: asgi.Inner) -> None:
 def test_a_token_that_cannot_be_read_is_not_no_token(tmp_path: Path) -> None:
     os.mkdir(tmp_path / "token")
     with pytest.raises(errors.Stop, match="cannot be read") as caught:
-        access_token.read_token({access_token.FILE: str(tmp_path / "token")})
+        token_file.read_token({token_file.FILE: str(tmp_path / "token")})
     assert caught.value.code == errors.MISCONFIGURED

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from trackbed_mlflow import PROGRAM, errors, job_guards, jobs
-from trackbed_mlflow.edge import access_token, middleware, routes
+from trackbed_mlflow.edge import middleware, routes, token_file
 
 from tests.conftest import PATIENCE, until
 from tests.unit import asgi
@@ -89,7 +89,7 @@ def test_no_token_opens_nothing(environment: dict[str, str]) -> None:
 def test_jobs_pass_the_access_token_with_their_own(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("the-access-token")
-    app = middleware.guarded(asgi.Inner(), {**ON, access_token.FILE: str(file)})
+    app = middleware.guarded(asgi.Inner(), {**ON, token_file.FILE: str(file)})
     assert asgi.ask(app, MODEL, "POST", authorization=basic("of-this-start")).status == 200
     assert asgi.ask(app, f"{jobs.ARTIFACTS}/1/a", authorization=basic("of-this-start")).status == 200
     for method, path in (
@@ -100,7 +100,7 @@ def test_jobs_pass_the_access_token_with_their_own(tmp_path: Path) -> None:
     ):  # who gets hold of a job's token gets no further than a job
         assert asgi.ask(app, path, method, authorization=basic("of-this-start")).status == 401
     assert asgi.ask(app, "/version", authorization=basic("another")).status == 401
-    closed = middleware.guarded(asgi.Inner(), {access_token.FILE: str(file)})
+    closed = middleware.guarded(asgi.Inner(), {token_file.FILE: str(file)})
     for password in ("", "of-this-start"):  # no jobs, no second token
         assert asgi.ask(closed, "/version", authorization=basic(password)).status == 401
 
@@ -129,7 +129,7 @@ def test_whatever_the_environment_says_the_setting_decides() -> None:
 def test_jobs_get_no_keys() -> None:
     parts = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]["mlflow"]["environment"]
     named = {name for name in parts if re.search("SECRET|TOKEN|CREDENTIALS|_KEY|PASSPHRASE", name)}
-    assert {"TRACKBED_SECRETS_FOLDER", "AWS_SHARED_CREDENTIALS_FILE", access_token.FILE} <= named
+    assert {"TRACKBED_SECRETS_FOLDER", "AWS_SHARED_CREDENTIALS_FILE", token_file.FILE} <= named
     keys = dict.fromkeys({*jobs.WITHHELD, *named}, "secret") | {jobs.TOKEN: "of-this-start", "TRACKBED_PORT": "8001"}
     result = jobs.job_environment(keys, 12)
     assert "secret" not in result.values() and jobs.TOKEN not in result

@@ -23,8 +23,8 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `wait` asks for comes at once."""
     plain = errors.wait
 
-    def wait(what: str, ask: Callable[[], object], seconds: float = 1.0) -> object:
-        return plain(what, ask, seconds, sleep=lambda _: None)
+    def wait(what: str, ask: Callable[[], object], seconds: float = 1.0, *clock: Callable[..., float]) -> object:
+        return plain(what, ask, seconds, *clock) if clock else plain(what, ask, seconds, sleep=lambda _: None)
 
     monkeypatch.setattr(preparation, "wait", wait)
 
@@ -69,6 +69,32 @@ def test_its_end_says_what_is_missing(
     with pytest.raises(errors.Stop, match=words) as caught:
         preparation.await_both(ENVIRONMENT, 0.2)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("refusals", "patient"), [(5, True), (1000, False)])
+def test_a_server_that_starts_bears_a_refusal_for_a_moment(
+    refusals: int, patient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`up` may be replacing the role's password just then; a server that ended would begin again, seconds later."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    refused = errors.Stop(errors.REFUSED, "the database refuses: password authentication failed")
+    answers(monkeypatch, *[errors.NotYet("the database system is starting up")] * 60, *[refused] * refusals, CURRENT)
+    if patient:
+        assert preparation.starting_schema(ENVIRONMENT, lambda: now[0], sleep) == CURRENT
+        return
+    with pytest.raises(errors.Stop, match="password") as caught:
+        preparation.starting_schema(ENVIRONMENT, lambda: now[0], sleep)
+    assert caught.value.code == errors.REFUSED and now[0] > 60
+
+
+def test_a_server_that_starts_ends_at_once_for_what_no_time_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, errors.Stop(errors.MISCONFIGURED, "the database is damaged"))
+    with pytest.raises(errors.Stop, match="damaged"):
+        preparation.starting_schema(ENVIRONMENT)
 
 
 @pytest.mark.parametrize(("template", "by_mlflow"), [("CREATE TABLE t ();", []), (None, ["postgresql"])])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trackbed_mlflow.edge import access_token, identity, middleware
+from trackbed_mlflow.edge import access_token, identity, middleware, token_file
 from trackbed_mlflow.start_page import application, document, link, probes, rendering
 
 from helpers import start_page, urls
@@ -82,7 +82,7 @@ def serve(tmp_path: Path, inner: asgi.Inner) -> Serve:
         (tmp_path / document.FILE).write_text(known if isinstance(known, str) else json.dumps(known))
         if token:
             (tmp_path / "token").write_text(token)
-            environment[access_token.FILE] = str(tmp_path / "token")
+            environment[token_file.FILE] = str(tmp_path / "token")
         if key:
             (tmp_path / "key").write_text(key)
             environment[identity.FILE] = str(tmp_path / "key")

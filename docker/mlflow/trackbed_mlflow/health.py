@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 
 from trackbed_mlflow.configuration import number
-from trackbed_mlflow.edge import access_token
+from trackbed_mlflow.edge import token_file
 from trackbed_mlflow.errors import FAILED, Stop
 
 
@@ -14,7 +14,7 @@ def ask(environment: Mapping[str, str]) -> str:
     """Ask for an experiment: /health is 200 without a database. A bare socket keeps this at a few ms."""
     port = number(environment, "TRACKBED_PORT", 8000, 1, 65535)
     host = environment.get("TRACKBED_HOST") or "127.0.0.1"
-    token = access_token.read_token(environment)
+    token = token_file.read_token(environment)
     login = f"Authorization: Bearer {token}\r\n" if token else ""
     request = (
         f"GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1\r\nHost: localhost:{port}\r\n{login}"

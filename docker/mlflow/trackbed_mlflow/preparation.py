@@ -5,20 +5,45 @@ Several servers of one database leave the making to one process (`prepare`, `buc
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from trackbed_mlflow import PROGRAM, bucket, schema
-from trackbed_mlflow.errors import FAILED, NotYet, Stop, required, say, wait
+from trackbed_mlflow.errors import FAILED, REFUSED, NotYet, Stop, required, say, wait
 
-LONGEST = 600.0  # seconds; whoever runs `wait` starts it again
+LONGEST = 600.0  # seconds; whoever runs `wait` or `serve` starts it again
+REPLACED_SECONDS = 10.0
 
 
-def prepare_database() -> None:
+def starting_schema(
+    environment: Mapping[str, str],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, str | None]:
+    """The schema of a database that starts beside this server: it may have to repair itself first, and the password of
+    the server's role may still be replaced, so that it refuses for a moment."""
+    end = math.inf
+
+    def look() -> dict[str, str | None]:
+        nonlocal end
+        try:
+            return schema.look(environment)
+        except Stop as stop:
+            end = min(end, clock() + REPLACED_SECONDS)
+            if stop.code != REFUSED or clock() >= end:
+                raise
+            raise NotYet(str(stop)) from None
+
+    return wait("the database", look, LONGEST, clock, sleep)
+
+
+def prepare_database(starting: bool = False) -> None:
     """The schema of this MLflow, or Stop: an empty database is filled, an older one is migrated where that is asked."""
-    result = schema.schema(os.environ)
+    result = starting_schema(os.environ) if starting else schema.schema(os.environ)
     if result["state"] == "empty" and (statements := schema.template(str(result["code"]))):
         schema.fill(os.environ["MLFLOW_BACKEND_STORE_URI"], statements)
     if schema.guard(result, os.environ.get("TRACKBED_MIGRATE") == "1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import pkgutil
 import runpy
@@ -28,7 +29,7 @@ from trackbed_mlflow import (
     schema,
 )
 from trackbed_mlflow.configuration import prepare, server_arguments
-from trackbed_mlflow.edge import access_token
+from trackbed_mlflow.edge import token_file
 from trackbed_mlflow.errors import required, say
 from trackbed_mlflow.search_processes import gunicorn_classes
 from trackbed_mlflow.search_processes.pool import processes
@@ -39,30 +40,47 @@ GRACE_SECONDS = 25  # for running uploads when the server is stopped
 # MLflow requires them for its client's sake; the server only looks whether they are there. The image leaves them out.
 CLIENT_ONLY = ("pyarrow", "scipy", "sklearn", "skops", "joblib", "matplotlib", "PIL")
 
+IMPORTED = (
+    "mlflow.server",
+    "mlflow.server.fastapi_app",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.cli",
+    "gunicorn.app.base",
+    "uvicorn_worker",
+)
+
 
 def serve() -> NoReturn:
     prepare(os.environ)
     arguments = server_arguments(os.environ)
     required(os.environ, "MLFLOW_ARTIFACTS_DESTINATION")
     fast_path.enabled(os.environ)
-    access_token.read_token(os.environ)  # one that cannot be read ends the start here, with its reason
+    token_file.read_token(os.environ)  # one that cannot be read ends the start here, with its reason
     if folder := os.environ.get("TRACKBED_OWN_TMP"):
         leftovers.clear_files(Path(folder), time.time())
     if count := leftovers.end_processes(os.environ):
         say(f"ended {count} processes of a server that was killed")
-    preparation.prepare_database()
+    import_server()  # two seconds, in which the database starts: whoever starts both need not wait between them
+    preparation.prepare_database(starting=True)
     encryption.load(os.environ)
     encryption.reseal(os.environ)
     serve_in_this_process(arguments)
 
 
-def serve_in_this_process(arguments: list[str]) -> NoReturn:
-    """`mlflow server ARGUMENTS` with MLflow's own checks, its last step replaced."""
+def import_server() -> None:
+    """Everything that takes long to import, and that needs no database."""
     gc.disable()  # until the workers are forked: what is imported is no garbage, looking for it takes a tenth
     for name in CLIENT_ONLY:
         sys.modules[name] = None  # type: ignore[assignment]  # not installed, as far as this process is concerned: 45 MB
     # each search looks whether MLflow's own logins are there; without this it half-imports them each time
     sys.modules["mlflow.server.auth"] = None  # type: ignore[assignment]
+    for name in IMPORTED:
+        importlib.import_module(name)
+
+
+def serve_in_this_process(arguments: list[str]) -> NoReturn:
+    """`mlflow server ARGUMENTS` with MLflow's own checks, its last step replaced."""
     import mlflow.server  # type: ignore[import-not-found]
 
     options = dict(zip(arguments[1::2], arguments[2::2], strict=True))

@@ -7,9 +7,10 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 
+from helpers import waiting
 from helpers.engines import shared
 from helpers.engines.base import Engine
-from helpers.engines.docker.compose import ComposeProject
+from helpers.engines.docker.compose import LOOK_SECONDS, ComposeProject
 from helpers.engines.docker.containers import SERVICE
 from helpers.engines.docker.deployment import DockerComponent
 from helpers.engines.docker.network_guard import NetworkGuard
@@ -92,9 +93,7 @@ class Startup(DockerComponent):
         notebook_started, roles_ready = bool(only), False
         with shared.interruptible(), closing(self.compose.up(self.engine.services, progress, only)) as snapshots:
             for now in snapshots:
-                for status in now.statuses.values():
-                    if status.state is not State.MISSING:
-                        progress.service(status.name, str(status.state), status.reason[:80])
+                tell(now.statuses.values(), progress)
                 # alone: Compose waits for a container that it may just be replacing
                 database = now.statuses[POSTGRES]
                 if not roles_ready and database.state is State.READY and (now.code == 0 or not only):
@@ -108,7 +107,25 @@ class Startup(DockerComponent):
         if now.code:
             explain(self.engine, now.output, watch.stale)
         if not roles_ready:
+            self.await_database(watch, progress)
             self.database.ensure_roles("", progress)
+
+    def await_database(self, watch: Watch, progress: ProgressReporter) -> None:
+        """Nothing that Compose starts waits for it: it may still be making its cluster. Raises what `Watch` does."""
+
+        def ready() -> bool:
+            statuses = {status.name: status for status in self.engine.services()}
+            tell(statuses.values(), progress)
+            watch.look(statuses)
+            return statuses[POSTGRES].state is State.READY
+
+        waiting.until(ready, self.settings.ready_timeout, LOOK_SECONDS)
+
+
+def tell(statuses: Iterable[ServiceStatus], progress: ProgressReporter) -> None:
+    for status in statuses:
+        if status.state is not State.MISSING:
+            progress.service(status.name, str(status.state), status.reason[:80])
 
 
 class Watch:

@@ -12,14 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Mu
 from typing import Any
 
 from trackbed_mlflow import jobs
-from trackbed_mlflow.errors import MISCONFIGURED, Stop
+from trackbed_mlflow.edge.token_file import read_token
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-FILE = "TRACKBED_ACCESS_TOKEN_FILE"
 COOKIE = "trackbed-mlflow-"  # and the port: browsers send a cookie to every port of its host
 COOKIE_SECONDS = 30 * 24 * 3600
 COOKIE_PURPOSE = b"cookie of Trackbed's MLflow"
@@ -28,21 +27,6 @@ HELP = (
     b"MLFLOW_TRACKING_TOKEN in the client's environment, or open the link that `invoke up` printed. "
     b'`invoke credentials` shows the token."}'
 )
-
-
-def read_token(environment: Mapping[str, str]) -> str:
-    """The token, "" where none is asked for. Raises Stop where the file is there but cannot be read."""
-    path = environment.get(FILE, "")
-    if not path:
-        return ""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return stream.read().strip()
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        # without its token the server would be open: it must not start
-        raise Stop(MISCONFIGURED, f"the access token in {path} cannot be read: {error}") from None
 
 
 class Access:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
-from trackbed_mlflow.edge import access_token, identity
+from trackbed_mlflow.edge import access_token, identity, token_file
 from trackbed_mlflow.edge.access_token import App, Receive, Scope, Send
 from trackbed_mlflow.start_page import document
 
@@ -23,7 +23,7 @@ class StartLink:
     def __init__(self, app: App, environment: Mapping[str, str]) -> None:
         self.app = app
         self.environment = environment
-        self.token = access_token.read_token(environment)
+        self.token = token_file.read_token(environment)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         token = self._brought(scope)
