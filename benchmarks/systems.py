@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -220,25 +220,25 @@ class Ours:
         return folder_seconds(str(Path(self.env["TRACKBED_STATE_DIR"], self.project)))
 
 
+def family_seconds(tops: Iterable[psutil.Process]) -> float:
+    """Processor seconds so far of these processes, all below them, and those that have ended and were waited for."""
+    family = {process for top in tops for process in (top, *top.children(recursive=True))}
+    return sum(sum(process.cpu_times()[:4]) for process in family)
+
+
 def folder_seconds(folder: str) -> float:
     """Processor seconds so far of the processes that have this folder among their words, and of their children."""
-    found = (p for p in psutil.process_iter(["cmdline"]) if folder in " ".join(p.info["cmdline"] or ()))
-    family = {p for top in found for p in (top, *top.children(recursive=True))}
-    return sum(sum(p.cpu_times()[:4]) for p in family)
+    return family_seconds(p for p in psutil.process_iter(["cmdline"]) if folder in " ".join(p.info["cmdline"] or ()))
 
 
 def container_seconds(names: list[str]) -> float:
-    """Processor seconds of these containers so far, and of what the engine started for them (health checks are children
-    of the shim)."""
+    """Processor seconds of these containers so far, and of what the engine started for them: health checks, and the
+    runtime that starts each, are children of the shim. The engine's own figure of a container has the checks too, so
+    both together would count them twice."""
     api = DockerApi()
-    total = 0.0
-    for name in names:
-        stats = api.client.api.stats(name, stream=False, one_shot=True)
-        total += stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
-        shim = psutil.Process(int(api.client.api.inspect_container(name)["State"]["Pid"])).parent()
-        if shim:
-            total += sum(shim.cpu_times()[:4])
-    return total
+    pids = (int(api.client.api.inspect_container(name)["State"]["Pid"]) for name in names)
+    shims = (psutil.Process(pid).parent() for pid in pids if pid)  # 0: a container that has ended
+    return family_seconds(shim for shim in shims if shim)
 
 
 def engine_seconds() -> float:

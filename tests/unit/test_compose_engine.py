@@ -25,6 +25,7 @@ from helpers.engines import container_secrets, streaming
 from helpers.engines.base import ExecResult, Health, Mount, Port, ServiceStatus, State
 from helpers.engines.docker import availability, client_config, compose_model, images, iptables, startup
 from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_error
+from helpers.engines.docker.compose import Snapshot
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import Interrupted, ServiceFailed, TrackbedError
 from helpers.findings import Level
@@ -684,6 +685,41 @@ def test_no_secret_in_what_compose_is_told(tmp_path: Path) -> None:
     credentials = engine.project.credentials()
     assert not [name for name in credentials.names if credentials[name] in reported]
     assert not any("PASSWORD" in name or "SECRET_KEY" in name or "TOKEN" in name for name in engine.compose.values())
+
+
+@pytest.mark.parametrize(("then", "fails"), [(State.READY, False), (State.EXITED, True)])
+def test_the_roles_wait_for_a_database_that_compose_does_not_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: State, fails: bool
+) -> None:
+    """MLflow's server waits by itself, so Compose ends while the database still makes its files."""
+    engine = engine_with(tmp_path)
+    looks = [ServiceStatus("postgres", state, identity="p") for state in (State.STARTING,) * 3 + (then,)]
+    seen: list[State] = []
+
+    def look() -> tuple[ServiceStatus, ...]:
+        now = looks.pop(0) if len(looks) > 1 else looks[0]
+        seen.append(now.state)
+        return (now,)
+
+    def ensure(identity: str, progress: object) -> bool:
+        assert seen[-1] is State.READY
+        return True
+
+    def compose_up(look: Callable[[], tuple[ServiceStatus, ...]], *_: object) -> Iterator[Snapshot]:
+        yield Snapshot({s.name: s for s in look()}, 0, [])
+
+    monkeypatch.setattr(startup, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(engine, "services", look)
+    monkeypatch.setattr(engine, "logs", lambda service, tail=200, follow=False: iter(()))
+    monkeypatch.setattr(engine.compose, "up", compose_up)
+    monkeypatch.setattr(engine.notebook, "start", lambda progress: None)
+    monkeypatch.setattr(engine.guard, "put", lambda: ())
+    monkeypatch.setattr(engine.database, "ensure_roles", ensure)
+    if fails:
+        with pytest.raises(ServiceFailed, match="postgres is exited"):
+            engine.startup.bring_up(Silent())
+        return
+    engine.startup.bring_up(Silent())
 
 
 @pytest.mark.parametrize(("ended", "fails"), [("old", False), ("new", True)])
