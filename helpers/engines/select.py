@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from helpers.engines.base import Engine
-from helpers.engines.docker.engine import DockerEngine
-from helpers.engines.embedded.engine import EmbeddedEngine
-from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.errors import EngineUnavailable
 from helpers.findings import Finding, Level
 from helpers.project.project import Project
 from helpers.services import Availability
 from helpers.settings import Settings
 
+if TYPE_CHECKING:
+    from helpers.engines.docker.engine import DockerEngine
+    from helpers.engines.embedded.engine import EmbeddedEngine
+    from helpers.engines.kubernetes.engine import KubernetesEngine
+
+    Kind = type[DockerEngine] | type[EmbeddedEngine] | type[KubernetesEngine]
+
 AUTO = "auto"
+
+
+class Kinds(MutableMapping[str, "Kind"]):
+    """Engines by name. Each is imported when it is asked for: a project needs one, and all are a fifth of the code."""
+
+    def __init__(self, **places: str) -> None:
+        self._places, self._imported = places, dict[str, "Kind"]()
+
+    def __getitem__(self, name: str) -> Kind:
+        if name not in self._imported:
+            self._imported[name] = pkgutil.resolve_name(self._places[name])
+        return self._imported[name]
+
+    def __setitem__(self, name: str, kind: Kind) -> None:
+        self._places.setdefault(name, "")
+        self._imported[name] = kind
+
+    def __delitem__(self, name: str) -> None:
+        del self._places[name]
+        self._imported.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 # in the order in which they are tried
-ENGINES: dict[str, type[DockerEngine] | type[EmbeddedEngine] | type[KubernetesEngine]] = {
-    "docker": DockerEngine,
-    "embedded": EmbeddedEngine,
-    "kubernetes": KubernetesEngine,
-}
+ENGINES = Kinds(
+    docker="helpers.engines.docker.engine:DockerEngine",
+    embedded="helpers.engines.embedded.engine:EmbeddedEngine",
+    kubernetes="helpers.engines.kubernetes.engine:KubernetesEngine",
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trackbed_mlflow import bucket, errors, preparation, schema
@@ -23,7 +24,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `wait` asks for comes at once."""
     plain = errors.wait
 
-    def wait(what: str, ask: Callable[[], object], seconds: float = 1.0, *clock: Callable[..., float]) -> object:
+    def wait(what: str, ask: Callable[[], object], seconds: float = 1.0, *clock: Any) -> object:
         return plain(what, ask, seconds, *clock) if clock else plain(what, ask, seconds, sleep=lambda _: None)
 
     monkeypatch.setattr(preparation, "wait", wait)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from trackbed_mlflow import configuration, errors, leftovers, serve
+from trackbed_mlflow import configuration, encryption, errors, leftovers, preparation, serve
 
 from helpers.clone import SERVER_PACKAGE
 from tests.unit.fakes import ENTRY, trackbed_mlflow
@@ -169,6 +169,23 @@ def test_wrong_use_shows_the_help(arguments: tuple[str, ...]) -> None:
 def test_a_missing_setting_is_named() -> None:
     done = trackbed_mlflow("serve")
     assert (done.returncode, done.stderr) == (78, "trackbed: MLFLOW_ARTIFACTS_DESTINATION is not set\n")
+
+
+def test_the_server_is_imported_with_its_keys_and_before_the_database_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow makes the column of webhooks' secrets with the key of that moment, a random one without any."""
+    order: list[str] = []
+    monkeypatch.setattr(os, "environ", {"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/live"})
+    for module, name in (
+        (encryption, "load"),
+        (serve, "import_server"),
+        (preparation, "prepare_database"),
+        (encryption, "reseal"),
+        (serve, "serve_in_this_process"),
+        (leftovers, "end_processes"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, name=name, **__: order.append(name))
+    serve.serve()
+    assert order[1:] == ["load", "import_server", "prepare_database", "reseal", "serve_in_this_process"]
 
 
 @contextmanager

@@ -61,9 +61,9 @@ def serve() -> NoReturn:
         leftovers.clear_files(Path(folder), time.time())
     if count := leftovers.end_processes(os.environ):
         say(f"ended {count} processes of a server that was killed")
+    encryption.load(os.environ)  # before MLflow is imported, which makes its columns with the key
     import_server()  # two seconds, in which the database starts: whoever starts both need not wait between them
     preparation.prepare_database(starting=True)
-    encryption.load(os.environ)
     encryption.reseal(os.environ)
     serve_in_this_process(arguments)
 
