@@ -92,6 +92,19 @@ def test_a_server_that_starts_bears_a_refusal_for_a_moment(
     assert caught.value.code == errors.REFUSED and now[0] > 60
 
 
+def test_what_ends_a_start_does_so_before_mlflow_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(
+        monkeypatch,
+        errors.NotYet("connection refused"),
+        errors.Stop(errors.REFUSED, "the database refuses"),
+        CURRENT,
+        NEWER,
+    )
+    assert [preparation.prepare_if_it_answers() for _ in range(3)] == [False, False, True]
+    with pytest.raises(errors.Stop, match="newer MLflow"):
+        preparation.prepare_if_it_answers()
+
+
 def test_a_server_that_starts_ends_at_once_for_what_no_time_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, errors.Stop(errors.MISCONFIGURED, "the database is damaged"))
     with pytest.raises(errors.Stop, match="damaged"):

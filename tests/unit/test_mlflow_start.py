@@ -184,6 +184,7 @@ def test_the_server_is_imported_with_its_keys_and_before_the_database_answers(mo
         (leftovers, "end_processes"),
     ):
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: order.append(name))
+    monkeypatch.setattr(preparation, "prepare_if_it_answers", lambda: False)
     serve.serve()
     assert order[1:] == ["load", "import_server", "prepare_database", "reseal", "serve_in_this_process"]
 

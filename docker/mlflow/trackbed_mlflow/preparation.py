@@ -43,7 +43,24 @@ def starting_schema(
 
 def prepare_database(starting: bool = False) -> None:
     """The schema of this MLflow, or Stop: an empty database is filled, an older one is migrated where that is asked."""
-    result = starting_schema(os.environ) if starting else schema.schema(os.environ)
+    _prepare(starting_schema(os.environ) if starting else schema.schema(os.environ))
+
+
+def prepare_if_it_answers() -> bool:
+    """The same where the database answers already: what ends a start then does so before MLflow is imported."""
+    try:
+        found = schema.look(os.environ)
+    except NotYet:
+        return False
+    except Stop as stop:
+        if stop.code != REFUSED:
+            raise
+        return False
+    _prepare(found)
+    return True
+
+
+def _prepare(result: Mapping[str, str | None]) -> None:
     if result["state"] == "empty" and (statements := schema.template(str(result["code"]))):
         schema.fill(os.environ["MLFLOW_BACKEND_STORE_URI"], statements)
     if schema.guard(result, os.environ.get("TRACKBED_MIGRATE") == "1"):

@@ -62,8 +62,10 @@ def serve() -> NoReturn:
     if count := leftovers.end_processes(os.environ):
         say(f"ended {count} processes of a server that was killed")
     encryption.load(os.environ)  # before MLflow is imported, which makes its columns with the key
+    prepared = preparation.prepare_if_it_answers()
     import_server()  # two seconds, in which the database starts: whoever starts both need not wait between them
-    preparation.prepare_database(starting=True)
+    if not prepared:
+        preparation.prepare_database(starting=True)
     encryption.reseal(os.environ)
     serve_in_this_process(arguments)
 
