@@ -8,7 +8,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -28,11 +27,16 @@ LINE = re.compile(
 TOKEN = "/run/secrets/tracking-token"  # of MLflow, in the notebook
 
 
-def log(target: Target) -> list[str]:
-    """The access log's lines, as `invoke logs gateway` takes them from the engine."""
-    time.sleep(0.3)  # a line is written when its request has ended
-    text = inspection.run("docker", "logs", inspection.container(target.clone, "gateway")).stdout
-    return [line for line in text.splitlines() if not line.startswith("{")]
+def log(target: Target, last: str, count: int = 1) -> list[str]:
+    """The access log's lines, as `invoke logs gateway` takes them from the engine, once so many hold that text: a line
+    is written when its request has ended."""
+
+    def lines() -> list[str]:
+        text = inspection.run("docker", "logs", inspection.container(target.clone, "gateway")).stdout
+        return [line for line in text.splitlines() if not line.startswith("{")]
+
+    inspection.until(lambda: sum(last in line for line in lines()) >= count, lambda: (last, lines()[-20:]))
+    return lines()
 
 
 def fail2ban() -> str:
@@ -46,7 +50,8 @@ def test_200_wrong_passwords_are_200_lines_that_fail2ban_finds(attack: Target, t
     for number in range(200):
         assert door.ask("/version?x=y", headers={"Authorization": basic(name, f"wrong{number}")}).status in (401, 429)
     assert door.ask("/version", headers=attack.login).status == 200
-    lines = [line for line in log(attack) if f"user={name}" in line]
+    every = log(attack, f"user={name}", 200)
+    lines = [line for line in every if f"user={name}" in line]
     assert len(lines) == 200
     result = [LINE.fullmatch(line) for line in lines]
     assert all(
@@ -60,7 +65,7 @@ def test_200_wrong_passwords_are_200_lines_that_fail2ban_finds(attack: Target, t
         for p in parser["Definition"]["failregex"].split("\n")
     ]
     assert all(any((m := p.match(line)) and m["host"] == attack.other_host.address for p in patterns) for line in lines)
-    assert not [x for x in log(attack) if "login=right" in x and any(p.match(x) for p in patterns)]
+    assert not [x for x in every if "login=right" in x and any(p.match(x) for p in patterns)]
     if program := shutil.which("fail2ban-regex"):
         (tmp_path / "log").write_text("\n".join(lines) + "\n")
         (tmp_path / "trackbed.conf").write_text(fail2ban())
@@ -91,10 +96,11 @@ def test_every_answer_has_its_line(attack: Target) -> None:
     ):
         path = f"{path or '/'}{mark}-{secrets.token_hex(3)}"
         door.ask(path, method, headers)
-        line = [line for line in log(attack) if path in line]
+        line = [line for line in log(attack, path) if path in line]
         assert len(line) == 1 and f" {attack.other_host.address} {expected} " in line[0], (path, line)
     mlflow.json(f"{API}/experiments/delete", {"experiment_id": json.loads(made.body)["experiment_id"]}, attack.login)
-    assert "200 login=right user=ann" in log(attack)[-1] and f"{API}/experiments/delete" in log(attack)[-1]
+    last = log(attack, f"{API}/experiments/delete")[-1]
+    assert "200 login=right user=ann" in last and f"{API}/experiments/delete" in last
 
 
 def test_no_secret_is_in_the_log_and_nobody_forges_a_line(attack: Target) -> None:
@@ -113,7 +119,7 @@ def test_no_secret_is_in_the_log_and_nobody_forges_a_line(attack: Target) -> Non
         mlflow.ask(f"/{mark}%0a%0d%1b[31m?q={secret}", headers=headers)
         jupyter.ask(f"/{mark}?X-Amz-Signature={secret}", headers=headers)
     mlflow.ask(f"/{mark}", headers={"Host": f"ann:{secret}@evil.example"})
-    lines = log(attack)
+    lines = log(attack, mark, 10)  # of the last one, whose Host is none, there is no line
     assert all(LINE.fullmatch(line) for line in lines), [line for line in lines if not LINE.fullmatch(line)][:3]
     text = "\n".join(lines)
     assert mark in text
@@ -127,10 +133,13 @@ def test_no_secret_is_in_the_log_and_nobody_forges_a_line(attack: Target) -> Non
 
 def test_the_log_is_a_file_too(attack: Target, tmp_path: Path) -> None:
     attack.door("mlflow").ask(f"/{(mark := secrets.token_hex(6))}")
-    time.sleep(0.3)
     container = inspection.container(attack.clone, "gateway")
-    inspection.output("docker", "cp", f"{container}:/data/log/access.log", str(tmp_path / "log"))
-    assert [line for line in (tmp_path / "log").read_text().splitlines() if mark in line and LINE.fullmatch(line)]
+
+    def kept() -> list[str]:
+        inspection.output("docker", "cp", f"{container}:/data/log/access.log", str(tmp_path / "log"))
+        return [line for line in (tmp_path / "log").read_text().splitlines() if mark in line]
+
+    assert all(LINE.fullmatch(line) for line in inspection.until(kept))
     assert (tmp_path / "log").stat().st_mode & 0o077 == 0
 
 
