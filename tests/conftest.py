@@ -129,12 +129,12 @@ class Running:
     def interrupt(self) -> int:
         """Ctrl-C: the whole group gets it."""
         os.killpg(self.process.pid, signal.SIGINT)
-        return self.end(60)
+        return self.end()
 
     def kill(self) -> None:
         """`kill -9` of the task alone; what it started goes on."""
         self.process.kill()
-        self.end(10)
+        self.end()
 
 
 @dataclass

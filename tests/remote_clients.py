@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.claims import free_ports
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.integration import inspection
 
 SCRIPT = ROOT / "tests" / "integration" / "client_session.py"
@@ -62,7 +62,7 @@ def logged(
     name: str,
     small: int = 20,
     large: int = LARGE,
-    timeout: float = 300,
+    timeout: float = PATIENCE,
     **more: str,
 ) -> dict[str, Any]:
     """What a client reads back of what it logged there (client_session.py)."""
@@ -82,7 +82,7 @@ def logged(
 
 
 @contextmanager
-def program(argv: list[str], folder: Path, ready: str, seconds: float = 120, **options: Any) -> Iterator[None]:
+def program(argv: list[str], folder: Path, ready: str, seconds: float = PATIENCE, **options: Any) -> Iterator[None]:
     """A server of the test's own, until it answers at that address; ended with all that it started."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
@@ -99,7 +99,7 @@ def program(argv: list[str], folder: Path, ready: str, seconds: float = 120, **o
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 @contextmanager

@@ -123,7 +123,7 @@ class Writers:
 )
 def get(web: requests.Session, url: str, **params: str) -> requests.Response:
     """An answer with all of its body: the workers of a killed server are ended by the next one while they send."""
-    return web.get(url, params=params, timeout=60)
+    return web.get(url, params=params, timeout=PATIENCE)
 
 
 def lost(url: str, writes: list[Write]) -> list[str]:

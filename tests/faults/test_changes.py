@@ -63,13 +63,13 @@ def interrupt(clone: Clone, words: tuple[str, ...], moments: tuple[str, ...], rn
     way = rng.choice(["Ctrl-C", "alone", "group"])
     if way == "Ctrl-C":
         os.killpg(running.process.pid, signal.SIGINT)
-        running.end(120)
+        running.end()
         assert "Traceback" not in running.output, running.output
     elif way == "alone":
         running.kill()
     else:
         os.killpg(running.process.pid, signal.SIGKILL)
-        running.end(10)
+        running.end()
 
 
 def repaired(clone: Clone, tally: Tally, *words: str) -> None:
@@ -105,7 +105,7 @@ def load(clone: Clone, name: str, dump: str) -> None:
         )
         return
     tool = inspection.programs(clone) / "psql"
-    sockets = inspection.command(inspection.main_process(clone, "postgres")).split("-k ")[1].split()[0]
+    sockets = inspection.sockets(clone)
     inspection.output(str(tool), "-q", "-h", sockets, "-U", "mlflow", "-d", name, "-v", "ON_ERROR_STOP=1", stdin=dump)
 
 
@@ -171,7 +171,7 @@ def old(tmp_path_factory: pytest.TempPathFactory, own: Get) -> tuple[str, list[W
     clone, name = own("embedded").clone, "mlflow_made"
     python = old_venv(tmp_path_factory.mktemp("old") / "venv")
     inspection.create_database(clone, name)
-    sockets = inspection.command(inspection.main_process(clone, "postgres")).split("-k ")[1].split()[0]
+    sockets = inspection.sockets(clone)
     reported = inspection.output(
         python, "-c", MAKE, f"postgresql+psycopg2://mlflow@/{name}?host={sockets}", timeout=300
     )

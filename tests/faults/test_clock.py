@@ -88,8 +88,9 @@ def derived(clone: Clone, service: str, folder: Path) -> Iterator[None]:
 
 
 def started(clone: Clone, harness: Harness, service: str) -> None:
-    os.kill(inspection.main_process(clone, service), signal.SIGKILL)
-    time.sleep(1)
+    before = inspection.running_process(clone, service)
+    os.kill(before, signal.SIGKILL)
+    inspection.until(lambda: inspection.main_process(clone, service) not in (0, before))
     harness.recover(Tally())
 
 
@@ -133,7 +134,7 @@ def test_clock_jumps(harness: Harness, tmp_path: Path, tallies: dict[str, Tally]
         return
     with wrapped(clone, service) as clock:
         started(clone, harness, service)
-        assert "libfaketime" in Path(f"/proc/{inspection.main_process(clone, service)}/maps").read_text()
+        assert "libfaketime" in Path(f"/proc/{inspection.running_process(clone, service)}/maps").read_text()
         for _ in range(ROUNDS):
             harness.round(jump(service, clock), tally)
         harness.verify(tally)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import Clone
+from tests.conftest import PATIENCE, Clone
 from tests.faults.conftest import ROUNDS, Harnesses
 from tests.faults.disks import Disk, require_loop_devices
 from tests.faults.harness import Fault, Harness, Tally
@@ -69,7 +69,7 @@ def small(
 
 def put(url: str, size: int) -> requests.Response:
     return requests.put(
-        f"{url}/api/2.0/mlflow-artifacts/artifacts/full/{uuid.uuid4().hex}", data=os.urandom(size), timeout=60
+        f"{url}/api/2.0/mlflow-artifacts/artifacts/full/{uuid.uuid4().hex}", data=os.urandom(size), timeout=PATIENCE
     )
 
 

@@ -12,7 +12,7 @@ import requests
 
 from tests.conftest import Clone
 from tests.faults.conftest import ROUNDS
-from tests.faults.harness import Fault, Harness, Tally, family, lost, signal_all
+from tests.faults.harness import Fault, Harness, Tally, Write, family, lost, signal_all
 from tests.integration import inspection
 
 
@@ -21,7 +21,7 @@ def kill(service: str) -> Fault:
 
     def fault(clone: Clone, rng: random.Random) -> None:
         # the workers of a killed server may answer before the next one runs
-        os.kill(inspection.until(lambda: inspection.main_process(clone, service)), signal.SIGKILL)
+        os.kill(inspection.running_process(clone, service), signal.SIGKILL)
 
     return fault
 
@@ -36,7 +36,7 @@ def freeze(service: str) -> Fault:
             time.sleep(seconds)
             inspection.output("docker", "unpause", inspection.container(clone, service))
             return
-        stopped = family(inspection.main_process(clone, service))
+        stopped = family(inspection.running_process(clone, service))
         signal_all(stopped, signal.SIGSTOP)
         time.sleep(seconds)
         signal_all(stopped, signal.SIGCONT)
@@ -47,7 +47,7 @@ def freeze(service: str) -> Fault:
 def slow_database(clone: Clone, rng: random.Random) -> None:
     """PostgreSQL that runs a tenth of the time, for 6 seconds: SIGSTOP pulses."""
     for _ in range(30):
-        pids = family(inspection.main_process(clone, "postgres"))
+        pids = family(inspection.running_process(clone, "postgres"))
         signal_all(pids, signal.SIGSTOP)
         time.sleep(0.18)
         signal_all(pids, signal.SIGCONT)
@@ -101,10 +101,11 @@ def test_everything_of_the_session_is_still_there(harness: Harness) -> None:
 @pytest.mark.parametrize("kind", ["run", "metric", "param", "artifact"])
 def test_the_harness_notices_a_loss(harness: Harness, kind: str) -> None:
     """Of each kind: one write that is taken away behind the server's back is named."""
-    harness.writers.go()
-    time.sleep(3)
-    harness.writers.pause()
-    writes = harness.writers.fresh()
+    writes: list[Write] = []
+    while not any(write["kind"] == kind for write in writes):
+        harness.writers.go()
+        harness.writers.pause()
+        writes += harness.writers.fresh()
     chosen = next(write for write in writes if write["kind"] == kind)
     run = chosen["run"]
     if kind == "run":

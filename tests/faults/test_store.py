@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.claims import free_ports
-from tests.conftest import Clone, require_docker
+from tests.conftest import PATIENCE, Clone, require_docker
 from tests.faults.conftest import ROUNDS, Harnesses
 from tests.faults.harness import Fault, Harness, Tally
 from tests.faults.proxy import Proxy
@@ -72,7 +72,7 @@ def fault_of(proxy: Proxy, mode: str) -> Fault:
         before = proxy.met
         proxy.set(mode)
         deadline = time.monotonic() + rng.uniform(2, 6)
-        while time.monotonic() < deadline or (proxy.met == before and time.monotonic() < deadline + 20):
+        while time.monotonic() < deadline or (proxy.met == before and time.monotonic() < deadline + PATIENCE):
             time.sleep(0.1)
         proxy.set("pass")
         assert proxy.met > before, "the fault met no connection"

@@ -23,7 +23,7 @@ DIRECT = build_opener(ProxyHandler({}))
 MARK = "TRACKBED_INSTANCE_OF_PROCESS"
 
 
-def run(*argv: str, stdin: str = "", timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(*argv: str, stdin: str = "", timeout: float = PATIENCE, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, **options)
 
 
@@ -151,6 +151,11 @@ def main_process(clone: Clone, service: str) -> int:
     return next((pid for pid, parent in existing.items() if parent == top and words[service] in command(pid)), 0)
 
 
+def running_process(clone: Clone, service: str) -> int:
+    """The same, once it runs: 0 as an argument of `kill` would be the tests themselves."""
+    return until(lambda: main_process(clone, service))
+
+
 def identities(clone: Clone) -> dict[str, str]:
     """Changes when a service was recreated or started again."""
     if clone.engine == "docker":
@@ -180,7 +185,7 @@ def active_database(clone: Clone) -> str:
 
 def sockets(clone: Clone) -> str:
     """The folder of the embedded PostgreSQL's socket."""
-    return command(main_process(clone, "postgres")).split("-k ")[1].split()[0]
+    return command(running_process(clone, "postgres")).split("-k ")[1].split()[0]
 
 
 def programs(clone: Clone) -> Path:

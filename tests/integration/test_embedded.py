@@ -56,7 +56,7 @@ def test_only_the_supervisor_runs_as_root(deployment: Clone) -> None:
 
 
 def test_the_database_has_no_port_and_a_private_socket(deployment: Clone) -> None:
-    postgres = inspection.main_process(deployment, "postgres")
+    postgres = inspection.running_process(deployment, "postgres")
     folder = Path(inspection.command(postgres).split("-k ")[1].split()[0])
     assert folder.stat().st_mode & 0o077 == (0o010 if os.geteuid() == 0 else 0)  # the server's group, to pass only
     assert any(folder.glob(".s.PGSQL.*"))
@@ -64,7 +64,7 @@ def test_the_database_has_no_port_and_a_private_socket(deployment: Clone) -> Non
 
 
 def test_nobody_gets_mlflows_port_while_it_is_killed_and_comes_back(deployment: Clone) -> None:
-    port, killed = deployment.ports["mlflow"], inspection.main_process(deployment, "mlflow")
+    port, killed = deployment.ports["mlflow"], inspection.running_process(deployment, "mlflow")
     os.kill(killed, 9)
     deadline = time.monotonic() + PATIENCE
     while not inspection.ask(f"{deployment.url('mlflow')}/version", timeout=1)[0] == 200:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import USER, Clone, require_docker
+from tests.conftest import PATIENCE, USER, Clone, require_docker
 from tests.integration import inspection
 
 Factory = Callable[..., Clone]
@@ -225,14 +225,12 @@ def docker_hosts(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("case", ["nowhere", "nobody listens", "no socket", "another machine", "over ssh", "nonsense"])
 def test_dead_engine(bare: Clone, place: Path, case: str) -> None:
     host = docker_hosts(place)[case]
-    began = time.monotonic()
-    done = bare.invoke("up", "--engine=docker", DOCKER_HOST=host)
+    done = bare.invoke("up", "--engine=docker", DOCKER_HOST=host, timeout=PATIENCE)
     inspection.refused(done, 1, "docker engine cannot be used", host.removeprefix("ssh://"), "--engine=embedded")
     assert not (bare.project_folder / "state.json").exists()
     looked = bare.invoke("doctor", "--engine=docker", DOCKER_HOST=host)
     assert looked.returncode == 1 and re.search(r"docker\s+error", looked.stdout), looked.stdout + looked.stderr
-    inspection.refused(bare.invoke("build", DOCKER_HOST=host), 1)
-    assert time.monotonic() - began < 180
+    inspection.refused(bare.invoke("build", DOCKER_HOST=host, timeout=PATIENCE), 1)
 
 
 def test_engine_that_one_may_not_talk_to(bare: Clone, place: Path) -> None:
@@ -485,7 +483,7 @@ def test_two_clones_of_one_project(victim: Clone, clone_factory: Factory) -> Non
 @pytest.mark.parametrize("service", ["postgres", "mlflow", "jupyter"])
 def test_service_killed(victim: Clone, service: str) -> None:
     kept = inspection.new_run(victim)
-    before = inspection.main_process(victim, service)
+    before = inspection.running_process(victim, service)
     os.kill(before, 9)
     inspection.until(
         lambda: (
@@ -522,7 +520,7 @@ def test_down_lets_a_running_upload_end_and_waits_for_none_that_never_does(victi
             yield content[number * step : (number + 1) * step]
             if number == 0:
                 begun.set()
-                stopping.wait(60)
+                stopping.wait(PATIENCE)
             time.sleep(pause)
 
     def send(name: str, parts: int, pause: float) -> None:
@@ -533,14 +531,12 @@ def test_down_lets_a_running_upload_end_and_waits_for_none_that_never_does(victi
         stopping.clear()
         sender = threading.Thread(target=send, args=(name, parts, pause), daemon=True)
         sender.start()
-        assert begun.wait(30)
-        began = time.monotonic()
+        assert begun.wait(PATIENCE)
         running = victim.start("down")
         time.sleep(1.5)
         stopping.set()
-        assert running.end(120) == 0, running.output
-        assert time.monotonic() - began < 75, "it waited beyond its limit"
-        sender.join(30)
+        assert running.end() == 0, running.output  # within its limit: the upload takes ten times as long as this waits
+        sender.join(PATIENCE)
         victim.up()
     assert result["ends"] == 200, "a running upload was cut off"
     assert result["never-ends"] != 200
@@ -556,12 +552,12 @@ def test_an_upload_that_is_killed_leaves_no_half_artifact(victim: Clone) -> None
     def piecewise() -> Iterator[bytes]:
         yield bytes(2_000_000)
         begun.set()
-        time.sleep(60)
+        time.sleep(PATIENCE)
 
     threading.Thread(target=upload, args=(victim, half, piecewise(), 3_000_000), daemon=True).start()
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE)
     time.sleep(0.5)
-    os.kill(inspection.main_process(victim, "mlflow"), 9)
+    os.kill(inspection.running_process(victim, "mlflow"), 9)
     time.sleep(1)
     victim.up()
     base = f"{victim.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts"
@@ -601,10 +597,8 @@ def test_service_that_cannot_start_stops_up_at_once(victim: Clone) -> None:
     revision = inspection.psql(victim, "SELECT version_num FROM alembic_version")
     inspection.psql(victim, "UPDATE alembic_version SET version_num = 'ffffffffffff'")
     try:
-        os.kill(inspection.main_process(victim, "mlflow"), 9)
-        began = time.monotonic()
-        done = victim.invoke("up", "--ready-timeout=170")
-        assert time.monotonic() - began < 140, "it waited for what cannot come"
+        os.kill(inspection.running_process(victim, "mlflow"), 9)
+        done = victim.invoke("up", f"--ready-timeout={2 * PATIENCE}", timeout=PATIENCE)  # waits for nothing in vain
         inspection.refused(done, 1, "mlflow", "exit code 78", "newer", "ffffffffffff", "invoke logs mlflow")
         status = victim.invoke("status")
         assert status.returncode == 1 and "Traceback" not in status.stderr

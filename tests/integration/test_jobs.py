@@ -111,7 +111,7 @@ def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[...
     assert result["direct"][0] == 404 and "switched off in Trackbed" in result["direct"][1]
 
     running = until(clone, lambda found: len(found) == 3)
-    server = inspection.main_process(clone, "mlflow")
+    server = inspection.running_process(clone, "mlflow")
     keys = {"MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"}
     for pid in running:
         assert os.stat(f"/proc/{pid}").st_uid == os.stat(f"/proc/{server}").st_uid

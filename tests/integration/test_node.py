@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.claims import free_ports
-from tests.conftest import Clone, require_docker
+from tests.conftest import PATIENCE, Clone, require_docker
 from tests.integration import inspection, remote_laptop, test_gpu
 from tests.integration.remote_laptop import Laptop, know
 
@@ -96,12 +95,10 @@ def test_what_ssh_refuses_is_said_and_never_asked(laptop: Laptop, file: str, sai
     kept = path.read_bytes()
     path.unlink()
     try:
-        began = time.monotonic()
         for task in ("up", "doctor"):
-            done = laptop.clone.invoke(task)
+            done = laptop.clone.invoke(task, timeout=PATIENCE)
             assert done.returncode == 1 and "Traceback" not in done.stderr
             assert said in done.stderr + done.stdout and fix in done.stderr, done.stderr + done.stdout
-        assert time.monotonic() - began < 100
     finally:
         path.write_bytes(kept)
         path.chmod(0o600)
@@ -124,14 +121,11 @@ def test_a_node_that_is_not_there(laptop: Laptop) -> None:
         ("ssh://root@nohost.invalid", "no machine named nohost.invalid"),
         (f"tcp://{laptop.node}:2375", "not one over ssh"),
     ):
-        began = time.monotonic()
-        inspection.refused(clone.invoke("up", DOCKER_HOST=host), 1, said, "docker engine cannot be used")
-        assert time.monotonic() - began < 100
+        refused = clone.invoke("up", DOCKER_HOST=host, timeout=PATIENCE)
+        inspection.refused(refused, 1, said, "docker engine cannot be used")
     # a machine that drops packets: an address of the laptop's own network that nobody has
     nobody = f"{laptop.node.rsplit('.', 1)[0]}.{int(laptop.node.rsplit('.', 1)[1]) + 2}"
-    began = time.monotonic()
-    inspection.refused(clone.invoke("up", DOCKER_HOST=f"ssh://{user}@{nobody}"), 1, nobody)
-    assert time.monotonic() - began < 100
+    inspection.refused(clone.invoke("up", DOCKER_HOST=f"ssh://{user}@{nobody}", timeout=PATIENCE), 1, nobody)
 
 
 def test_a_node_without_docker_and_a_user_without_the_group(laptop: Laptop) -> None:
@@ -205,7 +199,7 @@ def test_the_printed_url_opens_through_the_printed_line(up: Laptop) -> None:
         start_new_session=True,
     )
     wait = (
-        f"import time, urllib.request as u\nfor _ in range(50):\n try: print(u.urlopen({url!r}).status)\n"
+        f"import time, urllib.request as u\nfor _ in range({5 * PATIENCE}):\n try: print(u.urlopen({url!r}).status)\n"
         " except OSError: time.sleep(0.2)\n else: break\n"
     )
     try:
@@ -213,7 +207,7 @@ def test_the_printed_url_opens_through_the_printed_line(up: Laptop) -> None:
         assert on_laptop(up, sys.executable, "-c", wait).stdout.strip() == "200"
     finally:
         os.killpg(tunnel.pid, signal.SIGTERM)
-        tunnel.wait(10)
+        tunnel.wait(PATIENCE)
 
 
 def test_compose_by_hand_with_the_same_docker_host(up: Laptop) -> None:
@@ -261,7 +255,7 @@ def test_connection_lost_in_the_middle(up: Laptop) -> None:
     for line in inspection.output("ps", "-eww", "-o", "pid,args").splitlines():
         if re.match(rf"\s*\d+ ssh -M .* -p {up.port} ", line):
             os.kill(int(line.split()[0]), signal.SIGKILL)
-    assert running.end(60) == 1
+    assert running.end() == 1
     assert "the connection to" in running.output and "was lost" in running.output, running.output
     assert "Traceback" not in running.output
     up.clone.up()

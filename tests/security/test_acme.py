@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Clone, require_docker
+from tests.conftest import PATIENCE, Clone, require_docker
+from tests.integration import inspection
 from tests.netns import OtherHost
 from tests.security.wire import Door
 
@@ -60,14 +61,11 @@ def authority(attacker: OtherHost, tmp_path_factory: pytest.TempPathFactory) -> 
         )
     root = folder / "data" / "pki" / "authorities" / "local" / "root.crt"
     try:
-        for _ in range(100):
-            if root.exists():
-                break
-            time.sleep(0.1)
+        inspection.until(root.exists, (folder / "log").read_text)
         yield f"https://{attacker.machine}:14000/acme/local/directory", root
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 @pytest.mark.timeout(1800)

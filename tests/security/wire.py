@@ -10,6 +10,8 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.conftest import PATIENCE
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -40,13 +42,13 @@ class Door:
     def host(self) -> str:
         return f"{self.address}:{self.port}"
 
-    def connect(self, timeout: float = 20, alpn: str = "http/1.1") -> ssl.SSLSocket:
+    def connect(self, timeout: float = PATIENCE, alpn: str = "http/1.1") -> ssl.SSLSocket:
         context = ssl.create_default_context(cafile=self.roots)
         context.set_alpn_protocols([alpn])
         link = socket.create_connection((self.address, self.port), timeout)
         return context.wrap_socket(link, server_hostname=self.address)
 
-    def raw(self, data: bytes, timeout: float = 20) -> Answer:
+    def raw(self, data: bytes, timeout: float = PATIENCE) -> Answer:
         """Send these bytes inside TLS; the answer to the first request."""
         try:
             with self.connect(timeout) as link:
@@ -63,7 +65,7 @@ class Door:
         method: str = "GET",
         headers: dict[str, str] | None = None,
         body: bytes = b"",
-        timeout: float = 20,
+        timeout: float = PATIENCE,
     ) -> Answer:
         """One request with exactly these headers, and Host unless there is one among them."""
         fields = {"Host": self.host, "Connection": "close", **(headers or {})}
