@@ -35,7 +35,8 @@ from typing import Any
 
 URI, MODULES, WHAT = sys.argv[1:]
 sys.path.insert(0, MODULES)
-CLIENTS, CLIENT_SECONDS, LOCKED_SECONDS = 10, 2.0, 5.0
+CLIENTS, CLIENT_SECONDS, GIVEN_UP = 10, 2.0, 2  # each client gives up so many attempts
+PATIENCE = 300  # seconds, tests.conftest.PATIENCE
 RUNS, METRICS, LOGGED = 200, 10, 15  # of the searches' experiment; beside them
 REPOSITORY = {"get_artifact_repository", "_get_artifact_repo_mlflow_artifacts", "_get_artifact_repository_for_uri"}
 
@@ -260,17 +261,24 @@ def locked(port: int) -> int:
     cursor = connection.cursor()
     cursor.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
 
+    given_up = threading.Semaphore(0)
+
     def client() -> None:
-        while ask(port, "POST", "/api/2.0/mlflow/runs/create", {"experiment_id": experiment}, CLIENT_SECONDS)[0] != 200:
-            time.sleep(0.1)
+        path, body = "/api/2.0/mlflow/runs/create", {"experiment_id": experiment}
+        for _ in range(GIVEN_UP):
+            assert ask(port, "POST", path, body, CLIENT_SECONDS)[0] == 0
+        given_up.release()
+        assert ask(port, "POST", path, body, PATIENCE)[0] == 200
 
     clients = [threading.Thread(target=client, daemon=True) for _ in range(CLIENTS)]
     for one in clients:
         one.start()
-    time.sleep(LOCKED_SECONDS)
+    for _ in clients:
+        assert given_up.acquire(timeout=PATIENCE)
+    time.sleep(1)  # until the server has seen that the last ones are gone
     connection.rollback()
     for one in clients:
-        one.join(60)
+        one.join(PATIENCE)
     time.sleep(1)
     cursor.execute("SELECT count(*) FROM runs WHERE experiment_id = %s", (int(experiment),))
     return int(cursor.fetchone()[0])
