@@ -11,9 +11,7 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy  # type: ignore[import-not-found,unused-ignore]
@@ -44,7 +42,6 @@ ROWS = {
     "params": "key, value",
     "tags": "key, value",
 }
-DEFAULTS = pages.RARE, pages.FIRST_WALK, pages.LONGEST_WALK
 VALUES = (0.5, -0.0, 1.0, 3.0, 1e300, -1e-300, math.nan, math.inf, -math.inf, 7)
 compared: Counter[str] = Counter()
 different: list[str] = []
@@ -246,9 +243,6 @@ def charted(own: Any, ours: Any, dice: random.Random) -> None:
                 or (list(found) if isinstance(found, tuple) else [])
             )
         same("chart", *notes)
-    with rows_read(ours) as read:
-        ours.get_metric_history_bulk_interval(ids, "c", 320, None, None)
-    compared["statements of a chart"] = len(read)
 
 
 LONG = "x" * 5990
@@ -371,35 +365,14 @@ INSERT INTO params SELECT 'seed', i, md5('grown' || i) FROM generate_series(1, 2
 INSERT INTO tags SELECT 'half', i % 2, md5('grown' || i) FROM generate_series(1, 20000) i;
 INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
 SELECT 'loss', abs(hashint4(i)), 0, 0, false, md5('grown' || i) FROM generate_series(1, 20000) i;
-ANALYZE runs, params, tags, latest_metrics;
 """
-
-
-def grown(own: Any, ours: Any) -> None:
-    """A page of many runs is found by reading few rows, where MLflow's own statement reads those of every run."""
-    indexes.ensure(own.engine)
-    experiment = own.create_experiment("grown")
-    with own.engine.begin() as connection:
-        connection.execute(sqlalchemy.text(RUNS), {"experiment": int(experiment)})
-    pages.RARE, pages.FIRST_WALK, pages.LONGEST_WALK = DEFAULTS
-    questions: dict[str, dict[str, Any]] = {
-        "by a metric": {"order_by": ["metrics.loss DESC"]},
-        "of one value": {"filter_string": "params.seed = '77'"},
-        "by the oldest": {"order_by": ["attributes.start_time ASC"]},
-        "of a frequent value": {"filter_string": "tags.half = '1'"},
-    }
-    for name, words in questions.items():
-        asked: dict[str, Any] = {"filter_string": "", "run_view_type": ViewType.ALL, "max_results": 25, **words}
-        counts = []
-        for store in (own, ours):
-            with rows_read(store) as read:
-                store.search_runs([experiment], **asked)
-            counts.append(sum(read))
-        compared[f"rows of MLflow's page {name}"], compared[f"rows of a page {name}"] = counts
 
 
 def later(own: Any) -> None:
     """What the server's start leaves for tables that are large, and what is made beside the server."""
+    experiment = own.create_experiment("grown")
+    with own.engine.begin() as connection:
+        connection.execute(sqlalchemy.text(RUNS), {"experiment": int(experiment)})
     limit, indexes.LARGE = indexes.LARGE, 2**20  # of bytes: those of 20,000 runs are larger, and experiments are not
     indexes.remove(own.engine)
     same("unwanted", (False, {}), (indexes.make(own.engine), indexes.large(own.engine)))
@@ -414,27 +387,6 @@ def later(own: Any) -> None:
     with own.engine.connect() as connection:
         same("made later", dict.fromkeys(indexes.INDEXES, True), indexes.present(connection))
     indexes.LARGE = limit
-
-
-@contextmanager
-def rows_read(store: Any) -> Iterator[list[int]]:
-    """How many rows go through the plan of each SELECT of a store, explained before it runs."""
-    read: list[int] = []
-
-    def rows_of(plan: dict[str, Any]) -> float:
-        own = (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
-        return float(own) + sum(rows_of(below) for below in plan.get("Plans", ()))
-
-    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
-        if statement.lstrip().startswith(("SELECT", "WITH")):
-            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
-            read.append(round(rows_of(cursor.fetchone()[0][0]["Plan"])))
-
-    sqlalchemy.event.listen(store.engine, "before_cursor_execute", explain)
-    try:
-        yield read
-    finally:
-        sqlalchemy.event.remove(store.engine, "before_cursor_execute", explain)
 
 
 def followed(store: Any, words: dict[str, Any]) -> list[object]:
@@ -546,7 +498,6 @@ def main() -> None:
     logging(pair, dice)
     searching(pair)
     paged(own, ours, dice)
-    grown(own, ours)
     later(own)
     charted(own, ours, dice)
     crowded(ours, pair.experiments[1])

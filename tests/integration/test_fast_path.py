@@ -57,11 +57,6 @@ def test_the_fast_path_writes_and_answers_what_mlflows_own_way_does(deployment: 
         "answers by ours": 1000,
     }.items():
         assert result["compared"][kind] >= least, kind
-    assert result["compared"]["statements of a chart"] == 1
-    rows = {kind: count for kind, count in result["compared"].items() if kind.startswith("rows of ")}
-    for kind in ("by a metric", "of one value", "by the oldest"):  # of 20,000 runs
-        assert rows[f"rows of a page {kind}"] < 5_000 and rows[f"rows of MLflow's page {kind}"] > 20_000, rows
-    assert rows["rows of a page of a frequent value"] < 5_000, rows
 
 
 def test_requests_are_answered_alike_with_it_on_and_off(deployment: Clone) -> None:
