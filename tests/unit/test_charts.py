@@ -76,6 +76,12 @@ def as_mlflow_does(key: str, runs: list[str]) -> str:
     return json.dumps({"metrics": points} if points else {}, indent=2)
 
 
+def test_a_runs_id_may_be_any_text() -> None:
+    run = 'a "quote" \u20ac \\'
+    answer = json.loads(chart_answers.written("loss", [run], [(run, 0.5, 1, 2, False)]).text)
+    assert answer == {"metrics": [{"key": "loss", "value": 0.5, "timestamp": 1, "step": 2, "run_id": run}]}
+
+
 @pytest.mark.parametrize("runs", [["b", "a"], ["a", "a"], ["none"], []])
 @pytest.mark.parametrize("key", ["loss", 'a "quote" \u20ac \\'])
 def test_the_text_is_what_mlflow_writes_of_these_points(runs: list[str], key: str) -> None:
@@ -110,6 +116,13 @@ def test_text_is_for_the_rest_api_alone() -> None:
         answer = handlers.get_metric_history_bulk_interval_impl("words")
         assert handlers.message_to_json(answer) == expected
         assert not chart_answers.wanted.get()
+
+
+def test_an_answer_goes_as_soon_as_it_is_sent() -> None:
+    handlers = handlers_at(chart_answers.PATH)
+    chart_answers.replace(handlers)
+    answer = handlers.get_metric_history_bulk_interval_impl("words")
+    assert answer.__traceback__ is None, "with the frames of the store it is a circle, which waits for the collector"
 
 
 def test_a_handler_that_takes_other_words_stays() -> None:

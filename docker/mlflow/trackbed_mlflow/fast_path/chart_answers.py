@@ -27,15 +27,16 @@ class Written(Exception):
 def written(key: str, runs: Sequence[str], rows: Iterable[Sequence[Any]]) -> Written:
     """``rows``: run, value, timestamp, step, is_nan; the points of a run in their order."""
     of: dict[str, list[str]] = {}
+    tails: dict[str, str] = {}
     head = f'{{\n      "key": {json.dumps(key)},\n      "value": '
     for run, value, timestamp, step, is_nan in rows:
+        if run not in of:
+            of[run], tails[run] = [], f',\n      "run_id": {json.dumps(run)}\n    }}'  # an imported id may be any text
         if is_nan or not isfinite(value):
             number = '"NaN"' if is_nan or value != value else '"Infinity"' if value > 0 else '"-Infinity"'
         else:
             number = repr(value)
-        of.setdefault(run, []).append(
-            f'{head}{number},\n      "timestamp": {timestamp},\n      "step": {step},\n      "run_id": "{run}"\n    }}'
-        )
+        of[run].append(f'{head}{number},\n      "timestamp": {timestamp},\n      "step": {step}{tails[run]}')
     parts = [part for run in runs for part in of.get(run, ())]
     if not parts:
         return Written("{}")
@@ -57,7 +58,7 @@ def replace(handlers: Any) -> None:
         try:
             return own(request_message)
         except Written as answer:
-            return answer
+            return answer.with_traceback(None)  # else its frames and it keep each other, megabytes of text, in memory
         finally:
             wanted.reset(token)
 
