@@ -364,6 +364,30 @@ def test_an_object_that_ends_early_is_never_sent_as_a_whole(monkeypatch: pytest.
     assert client.stored == {"p/x": b""} and not proven
 
 
+def test_nobody_waits_for_the_rest_of_an_object_that_is_shorter_than_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Streaming()
+    place, proven = streaming(monkeypatch, client)
+    with pytest.raises(OSError, match="ended 1000 bytes early"):
+        place.put("x", 5000, io.BytesIO(bytes(4000)))
+    with pytest.raises(OSError, match="ended early"):
+        place.finish()
+    assert client.stored == {"p/x": b""} and not proven
+
+
+def test_a_store_that_answers_before_it_has_all_has_not_stored_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hasty(Streaming):
+        def put_object(self, Bucket: str, Key: str, Body: Any, ContentLength: int = 0) -> dict[str, Any]:  # noqa: N803
+            taken = Body.read(700) if hasattr(Body, "read") else Body
+            return Tagging.put_object(self, Bucket, Key, bytes(taken))
+
+    for size in (1500, 500_000):
+        place, proven = streaming(monkeypatch, Hasty())
+        with pytest.raises(errors.Stop, match="answered before it had all of 'x'"):
+            place.put("x", size, io.BytesIO(bytes(size)))
+            place.finish()
+        assert not proven
+
+
 def test_only_versitygw_gets_large_objects_by_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """What breaks on the way to a store elsewhere is sent again, part by part."""
     made = list[bool]()

@@ -18,7 +18,7 @@ class PassingBody:
     """
 
     def __init__(self, size: int) -> None:
-        self._left = size  # bytes that nobody has read yet
+        self._unfed = self._left = size  # bytes to come, and bytes that nobody has read yet
         self.sha256, self.md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         self._blocks: queue.Queue[bytes] = queue.Queue(AHEAD)
         self._rest = memoryview(b"")
@@ -36,6 +36,7 @@ class PassingBody:
     def feed(self, block: bytes) -> bool:
         """Pass a block on, once there is room; False where nobody reads any more."""
         self.sha256.update(block)
+        self._unfed -= len(block)
         while not self._abandoned.is_set():
             try:
                 self._blocks.put(block, timeout=LOOK)
@@ -43,6 +44,15 @@ class PassingBody:
             except queue.Full:
                 continue
         return False
+
+    def end(self) -> None:
+        """Nothing more comes. Raises OSError where that is too early: nobody may wait for the rest."""
+        if self._unfed:
+            raise OSError(f"it ended {self._unfed} bytes early")
+
+    @property
+    def is_read(self) -> bool:
+        return not self._left and not self._rest
 
     def read(self, count: int = -1) -> memoryview:
         """The next bytes, up to ``count``; none behind the last one."""

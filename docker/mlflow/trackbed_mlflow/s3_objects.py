@@ -157,6 +157,7 @@ class S3Objects:
                 if not body.feed(content):
                     self._whole.finish()  # raises why
                     return
+            body.end()
 
     def _send_whole(self, key: str, size: int, body: PassingBody) -> None:
         assert self._streamed is not None
@@ -169,6 +170,8 @@ class S3Objects:
             body.abandon()
         if answer is None:
             raise Stop(FAILED, f"the bucket {self.bucket} does not exist")
+        if not body.is_read:
+            raise Stop(FAILED, f"the object store answered before it had all of {key.removeprefix(self.root)!r}")
         if _tag(answer) == body.md5.hexdigest():
             self.on_proven(key.removeprefix(self.root), size, _tag(answer), body.sha256.hexdigest())
 
