@@ -574,6 +574,36 @@ def test_a_process_that_is_told_to_end_finishes_its_searches_but_not_for_ever(wo
     scene(steps())
 
 
+def test_a_process_does_not_end_before_its_answer_is_sent() -> None:
+    """A worker whose client reads slowly has not taken the last bytes when they are written."""
+
+    class Writer:
+        def __init__(self, tasks: set[Any]) -> None:
+            self.tasks, self.closed, self.sent = tasks, False, b""
+
+        def write(self, data: bytes) -> None:
+            self.sent += data
+
+        async def drain(self) -> None:
+            assert not self.closed
+
+        def close(self) -> None:
+            self.closed = True
+
+        async def wait_closed(self) -> None:
+            assert self.closed and asyncio.current_task() in self.tasks
+            self.sent += b" arrived"
+            raise BrokenPipeError
+
+    async def steps() -> None:
+        one = server.SearchServer(plain, lambda: None, grace=PATIENCE)
+        writer: Any = Writer(one.tasks)
+        await one._connected(reader_of(wire.request(SCOPE, b"{}", "")), writer)
+        assert writer.sent.endswith(wire.frame(wire.END, b"") + b" arrived") and not one.tasks
+
+    scene(steps())
+
+
 def test_nonsense_on_the_socket_ends_no_process(worker: SearchProcesses, caplog: pytest.LogCaptureFixture) -> None:
     async def steps() -> None:
         async with searching(worker, plain):

@@ -65,6 +65,8 @@ class SearchServer:
             log.error("What a worker sent is no request: %s", error)
         finally:
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()  # the process ends when no task is left, and what was not sent yet with it
             self.tasks.discard(task)
             self.last_request = time.monotonic()
 
