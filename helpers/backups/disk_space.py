@@ -14,6 +14,7 @@ from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.machine import free_space
 
+ONE_REQUEST = 5 * 2**30  # bytes up to which a large object is stored by one request; above, in parts
 OBJECT = 4096  # bytes of a disk that the smallest object takes
 # bytes unpacked, and seconds without any, after which the disk is asked again: this machine's, and another one's
 EVERY, EVERY_REMOTE = 8 * 2**20, 64 * 2**20
@@ -50,8 +51,9 @@ def largest(manifest: dict[str, Any]) -> int:
 
 
 def _while_stored(engine: Engine, size: int) -> int:
-    """Bytes on the engine's disk while an object is stored there: VersityGW copies its parts into one file."""
-    return {"external": 0, "versitygw": 2 * size}.get(engine.object_store, size)
+    """Bytes on the engine's disk while an object is stored there: VersityGW copies parts into one file."""
+    copied = size if size > ONE_REQUEST else 0
+    return {"external": 0, "versitygw": size + copied}.get(engine.object_store, size)
 
 
 def check(engine: Engine, objects: int, object_bytes: int, dump_bytes: int, largest: int = 0) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from trackbed_mlflow import s3_objects
 
 from helpers import lifecycle, status
 from helpers.backups import archive, disk_space, restore, unpack
@@ -80,17 +81,35 @@ def test_the_disk_is_asked_again_while_a_backup_is_unpacked(
         result.took(every)
 
 
-@pytest.mark.parametrize(("store", "needed"), [("versitygw", 2), ("minio", 1), ("folder", 1), ("external", 0)])
+BY_PARTS = 6 * GIB  # more than one request may have
+
+
+@pytest.mark.parametrize(
+    ("store", "size", "needed"),
+    [
+        ("versitygw", GIB, GIB),
+        ("versitygw", disk_space.ONE_REQUEST, disk_space.ONE_REQUEST),
+        ("versitygw", BY_PARTS, 2 * BY_PARTS),
+        ("minio", BY_PARTS, BY_PARTS),
+        ("folder", BY_PARTS, BY_PARTS),
+        ("external", BY_PARTS, 0),
+    ],
+)
 def test_a_large_object_is_begun_where_it_fits_until_it_is_stored(
-    monkeypatch: pytest.MonkeyPatch, store: str, needed: int
+    monkeypatch: pytest.MonkeyPatch, store: str, size: int, needed: int
 ) -> None:
-    watch(Disk([disk_space.FREE + needed * GIB], store), monkeypatch).object(GIB)
+    watch(Disk([disk_space.FREE + needed], store), monkeypatch).object(size)
     with pytest.raises(TrackbedError, match="does not fit"):
-        watch(Disk([disk_space.FREE + needed * GIB - 1], store), monkeypatch).object(GIB)
-    disk_space.check(engine(disk_space.FREE + 2 * GIB + disk_space.OBJECT, object_store=store), 1, GIB, 0, GIB)
-    if store == "versitygw":
-        with pytest.raises(TrackbedError, match="needs 2.0 GiB"):
-            disk_space.check(engine(disk_space.FREE + 2 * GIB, object_store=store), 1, GIB, 0, GIB)
+        watch(Disk([disk_space.FREE + needed - 1], store), monkeypatch).object(size)
+    room = disk_space.FREE + needed + (disk_space.OBJECT if needed else 0)
+    disk_space.check(engine(room, object_store=store), 1, size, 0, size)
+    if needed:
+        with pytest.raises(TrackbedError, match=f"needs {needed / GIB:.1f} GiB"):
+            disk_space.check(engine(room - 1, object_store=store), 1, size, 0, size)
+
+
+def test_the_store_gets_by_one_request_what_the_disk_is_asked_for_once() -> None:
+    assert disk_space.ONE_REQUEST == s3_objects.ONE_REQUEST
 
 
 @pytest.mark.parametrize(("said", "found"), [(7, 7), (10**9, 100), (-1, 0), ("7", 0), (None, 0)])
