@@ -30,6 +30,11 @@ def search_process_count(environment: Mapping[str, str], workers: int) -> int:
     return workers if share(environment, workers) - RESERVED >= LEAST else 0
 
 
+def needed_for_searches(workers: int) -> str:
+    """The least MEMORY_LIMIT with which processes may search."""
+    return f"{workers * (LEAST + RESERVED) >> 20}m"
+
+
 def limit(workers: int, environment: Mapping[str, str] = os.environ) -> None:
     """From now on this process and its children get no more. What does not fit is an error of the one request."""
     import resource

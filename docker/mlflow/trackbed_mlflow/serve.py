@@ -209,8 +209,11 @@ def with_search_processes(arbiter: type, settings: dict[str, Any], environment: 
     if not fast_path.enabled(environment):
         return arbiter
     if not (count := memory_limit.search_process_count(environment, workers)):
+        enough = f"MEMORY_LIMIT={memory_limit.needed_for_searches(workers)}"
+        fewer = ", or a lower MLFLOW_WORKERS," if workers > 1 else ""
         say(
-            f"searches have no processes of their own: MEMORY_LIMIT has less than 1.5 GiB for each of {workers} workers"
+            "searches have no processes of their own, and logging may wait for them: MEMORY_LIMIT has less than "
+            f"1.5 GiB for each worker. Put {enough}{fewer} into .env, then type `invoke up`"
         )
         return arbiter
     with fast_path.part("search processes"):
