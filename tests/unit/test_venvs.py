@@ -64,6 +64,13 @@ def test_python_is_broken(venv: Venv, target: str, problem: str) -> None:
     assert venv.problem() == problem
 
 
+def test_another_login_of_the_same_index_is_no_reason_to_make_it_again(venv: Venv) -> None:
+    indexes = ("https://one@wheels.example/whl", "https://u:two@wheels.example/whl", "https://wheels.example/whl")
+    made = {replace(venv, extras=(venvs.Extra(venv.lock, index),)).folder for index in indexes}
+    other = replace(venv, extras=(venvs.Extra(venv.lock, "https://wheels.example/other"),)).folder
+    assert len(made) == 1 and other not in made
+
+
 def test_another_lock_is_another_folder(venv: Venv) -> None:
     before = venv.folder
     venv.lock.write_text("thing==1.1\n")

@@ -77,7 +77,8 @@ class Venv:
     def folder(self) -> Path:
         if self.made:
             return self.root / self.made
-        further = [item for extra in self.extras for item in (extra.requirements, extra.index)]
+        # another login of the same index leads to the same packages
+        further = [item for extra in self.extras for item in (extra.requirements, gpu_wheels.public(extra.index))]
         return self.root / f"{self.name}-{digests.digest(self.lock, *further)}"
 
     @property
