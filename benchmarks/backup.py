@@ -23,18 +23,17 @@ import os
 import platform
 import random
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, cast
 
+from benchmarks import steps
 from benchmarks.bench import table
 from benchmarks.systems import HERE, Measure, run
 from helpers import lifecycle, status
@@ -399,11 +398,7 @@ def main() -> None:
     parser.add_argument("--folder", default="")
     parser.add_argument("--json", default=str(ROOT / ".nox" / "bench-backup.json"))
     reported = parser.parse_args()
-    if reported.step and not reported.folder:
-        parser.error("a single step needs --folder=DIR, the same for all")
-    folder = Path(reported.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)
+    folder = steps.folder(parser, reported)
     base = 27200 if reported.engine == "docker" else 27220
     whole, tenth = (
         Filled(reported.engine, folder, f"{reported.engine}-{name}", port)
@@ -425,20 +420,7 @@ def main() -> None:
         if "again" in kinds:
             result.extend(again(whole, folder, reported.rounds, reported.runs, reported.mib, what))
 
-    def removed() -> None:
-        for system in (whole, tenth):
-            system.invoke("down", "--delete-data", "--yes")
-        shutil.rmtree(folder)
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the systems are taken down
-    steps: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured, "remove": removed}
-    try:
-        for name, step in steps.items():
-            if reported.step in (None, name) and name != "remove":
-                step()
-    finally:
-        if reported.step in (None, "remove"):
-            removed()
+    steps.run(reported.step, {"fill": filled, "measure": measured}, (whole, tenth), folder)
     if not result:
         return
     machine = {

@@ -17,12 +17,7 @@ import argparse
 import hashlib
 import json
 import os
-import platform
-import shutil
-import signal
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import profiles
+from benchmarks import profiles, steps
 from benchmarks.backup import Filled
 from benchmarks.bench import table
 from benchmarks.runs import LONG_HISTORY, LONG_ID, Asker, Sql, fill, first_experiment, sql, verify
@@ -257,11 +252,7 @@ def main() -> None:
     parser.add_argument("--folder", default="", help="of the two projects")
     parser.add_argument("--out", type=Path, default=ROOT / ".nox" / "growth", help="folder of figures and profiles")
     args = parser.parse_args()
-    if args.step and not args.folder:
-        parser.error("a single step needs --folder=DIR, the same for all")
-    folder = Path(args.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)  # the services' accounts go through it
+    folder = steps.folder(parser, args)
     few, many = projects(args.engine, folder, args.runs, args.experiments)
 
     def filled() -> None:
@@ -273,14 +264,7 @@ def main() -> None:
             side.system.invoke("up")  # of this very clone
         before = os.getloadavg()
         rows = compare(few, many, args.rounds)
-        machine = {
-            "cpus": os.cpu_count(),
-            "system": platform.platform(),
-            "date": time.strftime("%Y-%m-%d"),
-            "engine": args.engine,
-            "rounds": args.rounds,
-            "load": [before, os.getloadavg()],
-        }
+        machine = steps.machine(args, before)
         args.out.mkdir(parents=True, exist_ok=True)
         result = {"machine": machine, "measures": [asdict(row) for row in rows]}
         (args.out / f"{args.engine}.json").write_text(json.dumps(result, indent=1))
@@ -290,22 +274,11 @@ def main() -> None:
         for side in (few, many):
             profile(side, args.out)
 
-    def removed() -> None:
-        for side in (few, many):
-            side.system.invoke("down", "--delete-data", "--yes")
-        shutil.rmtree(folder)
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the projects are taken down
-    steps: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured, "profile": profiled}
     try:
-        for name, step in steps.items():
-            if args.step in (None, name):
-                step()
+        wanted: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured, "profile": profiled}
+        steps.run(args.step, wanted, (few.system, many.system), folder)
     except TrackbedError as error:
         raise SystemExit(f"error: {error}; {error.hint}") from None
-    finally:
-        if args.step in (None, "remove"):
-            removed()
 
 
 if __name__ == "__main__":

@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from benchmarks import steps
 from benchmarks.backup import Filled
 from benchmarks.bench import table
 from benchmarks.runs import Asker
@@ -134,11 +132,7 @@ def main() -> None:
     parser.add_argument("--folder", default="", help="of the two projects")
     parser.add_argument("--json", type=Path, default=ROOT / ".nox" / "many-files.json")
     args = parser.parse_args()
-    if args.step and not args.folder:
-        parser.error("a single step needs --folder=DIR, the same for all")
-    folder = Path(args.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)  # the services' accounts go through it
+    folder = steps.folder(parser, args)
     store, plain = (
         Side(Filled(engine, folder, f"files-{engine}", port))
         for engine, port in (("docker", 27280), ("embedded", 27284))
@@ -158,20 +152,7 @@ def main() -> None:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
         print(table(rows))
 
-    def removed() -> None:
-        for side in (store, plain):
-            side.system.invoke("down", "--delete-data", "--yes")
-        shutil.rmtree(folder)
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the projects are taken down
-    steps: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured}
-    try:
-        for name, step in steps.items():
-            if args.step in (None, name):
-                step()
-    finally:
-        if args.step in (None, "remove"):
-            removed()
+    steps.run(args.step, {"fill": filled, "measure": measured}, (store.system, plain.system), folder)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,9 @@ import argparse
 import gzip
 import json
 import os
-import platform
-import shutil
-import signal
 import statistics
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +30,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, CDPSession, Page, ViewportSize
 
+from benchmarks import steps
 from benchmarks.backup import Filled
 from benchmarks.page_sides import CHART_STEPS, FEW, FIRST_PAGE, MANY, SHOWN, Content, Side, Size
 from benchmarks.page_traces import CATEGORIES, COLUMNS, PROCESSOR, Load, by_script, split
@@ -300,13 +296,9 @@ def main() -> None:
     parser.add_argument("--folder", default="", help="of the two projects, which stay there between steps")
     parser.add_argument("--out", type=Path, default=ROOT / ".nox" / "pages", help="folder of figures and profiles")
     args = parser.parse_args()
-    if args.step and not args.folder:
-        parser.error("a single step needs --folder=DIR, the same for all")
     if chromium.PROGRAM is None:
         parser.error("no Chromium on this machine (Debian: apt install chromium)")
-    folder = Path(args.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)  # the services' accounts go through it
+    folder = steps.folder(parser, args)
     little, much = (
         Filled(args.engine, folder, f"pages-{name}", port) for name, port in (("few", 27250), ("many", 27260))
     )
@@ -322,34 +314,14 @@ def main() -> None:
             system.invoke("up")
         before = os.getloadavg()
         found, more = measure(sides, [few, many] if args.engine == "embedded" else [], args.rounds, args.out)
-        machine = {
-            "cpus": os.cpu_count(),
-            "system": platform.platform(),
-            "date": time.strftime("%Y-%m-%d"),
-            "engine": args.engine,
-            "rounds": args.rounds,
-            "load": [before, os.getloadavg()],
-        }
+        machine = steps.machine(args, before)
         times = {name: {tab: asdict(one) for tab, one in of.items()} for name, of in found.items()}
         (args.out / "pages.json").write_text(json.dumps({"machine": machine, **more, "times": times}, indent=1))
         result = f"{machine}\n\n{report(found, more)}\n"
         (args.out / "pages.md").write_text(result)
         print(result)
 
-    def removed() -> None:
-        for system in (little, much):
-            system.invoke("down", "--delete-data", "--yes")
-        shutil.rmtree(folder)
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the projects are taken down
-    steps: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured}
-    try:
-        for name, step in steps.items():
-            if args.step in (None, name):
-                step()
-    finally:
-        if args.step in (None, "remove"):
-            removed()
+    steps.run(args.step, {"fill": filled, "measure": measured}, (little, much), folder)
 
 
 if __name__ == "__main__":
