@@ -367,7 +367,7 @@ def test_an_object_that_ends_early_is_never_sent_as_a_whole(monkeypatch: pytest.
 def test_nobody_waits_for_the_rest_of_an_object_that_is_shorter_than_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Streaming()
     place, proven = streaming(monkeypatch, client)
-    with pytest.raises(OSError, match="ended 1000 bytes early"):
+    with pytest.raises(OSError, match="x ended 1000 bytes early"):
         place.put("x", 5000, io.BytesIO(bytes(4000)))
     with pytest.raises(OSError, match="ended early"):
         place.finish()

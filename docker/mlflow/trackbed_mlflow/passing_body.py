@@ -45,10 +45,10 @@ class PassingBody:
                 continue
         return False
 
-    def end(self) -> None:
-        """Nothing more comes. Raises OSError where that is too early: nobody may wait for the rest."""
+    def end(self, name: str) -> None:
+        """Nothing more of ``name`` comes. Raises OSError where that is too early: nobody may wait for the rest."""
         if self._unfed:
-            raise OSError(f"it ended {self._unfed} bytes early")
+            raise OSError(f"{name} ended {self._unfed} bytes early")
 
     @property
     def is_read(self) -> bool:

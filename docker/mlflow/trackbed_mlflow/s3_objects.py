@@ -157,7 +157,7 @@ class S3Objects:
                 if not body.feed(content):
                     self._whole.finish()  # raises why
                     return
-            body.end()
+            body.end(key.removeprefix(self.root))
 
     def _send_whole(self, key: str, size: int, body: PassingBody) -> None:
         assert self._streamed is not None
