@@ -283,7 +283,7 @@ def bench_backup(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=NIGHTLY)
 def bench_growth(session: nox.Session) -> None:
-    """Pages with 10^3 runs, then 10^6 of 100 experiments, in a project of its own: needs root, 20 GB and quiet."""
+    """Pages with 10^3 runs and with 10^6 of 100 experiments, in turns in two projects: needs root, 10 GB and quiet."""
     install(session)
     words = session.posargs or ("--engine=embedded", "--experiments=100", "--runs=10000")
     session.run("python", "-m", "benchmarks.growth", *words)
@@ -298,7 +298,7 @@ def bench_files(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=NIGHTLY)
 def bench_pages(session: nox.Session) -> None:
-    """MLflow's pages in Chromium, with 10 runs and 10^5, in projects of its own: needs root, Chromium and quiet."""
+    """MLflow's pages in Chromium, with 10 runs and 10^5, in its own projects: needs root, Chromium, 4 GB, quiet."""
     install(session)
     session.run("python", "-m", "benchmarks.pages", *session.posargs)
 
