@@ -186,10 +186,12 @@ class DockerEngine(base.Engine):
         statuses = shared.unchanged(self, self.project.state.applied)
         if not statuses or self.workspace.is_closed():
             return ()
-        # a rebuilt or re-pulled image under the same name is a change
-        running = {status.image: status.image_id for status in statuses}
-        current = all((self.api.image(name) or {}).get("id") == image_id for name, image_id in running.items())
-        return statuses if current and not images.stale(self.api, self.deployment, self.notebook.image) else ()
+        if images.stale(self.api, self.deployment, self.notebook.image):
+            return ()
+        # A rebuilt or re-pulled image under the same name is a change. The name is the plan's: once it means another
+        # image, Docker lists the container's by its id.
+        now = images.current_ids(self.api, self.deployment, self.notebook.image)
+        return statuses if all(status.image_id == now.get(status.name) for status in statuses) else ()
 
     @property
     def workspace_inside(self) -> str:

@@ -20,7 +20,17 @@ from helpers.engines.notebook_image import REPOSITORY, NotebookImage
 from helpers.errors import SettingError, TrackbedError
 from helpers.gpu import wheels
 from helpers.project.deployment import Deployment
-from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE, ProgressReporter, megabytes
+from helpers.services import (
+    BUCKET,
+    GATEWAY,
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    STORE,
+    STORE_SYNC,
+    ProgressReporter,
+    megabytes,
+)
 from helpers.settings import Settings
 
 OWN = "trackbed/"
@@ -77,8 +87,8 @@ def name_of(service: str, settings: Settings, notebook: NotebookImage) -> str:
     return own
 
 
-def needed(deployment: Deployment, notebook: NotebookImage) -> tuple[str, ...]:
-    """The images of the services, each once."""
+def by_service(deployment: Deployment, notebook: NotebookImage) -> dict[str, str]:
+    """The reference of the image that each service's container is made from."""
     settings, store = deployment.settings, deployment.object_store
     images = {
         MLFLOW: settings.mlflow_image,
@@ -86,8 +96,22 @@ def needed(deployment: Deployment, notebook: NotebookImage) -> tuple[str, ...]:
         POSTGRES: reference("postgres", settings),
         **({STORE: reference(store, settings)} if store in ("minio", "versitygw") else {}),
         GATEWAY: settings.gateway_image,
+        BUCKET: settings.mlflow_image,
+        STORE_SYNC: settings.mlflow_image,
     }
-    return tuple(image for service, image in images.items() if service in deployment.services)
+    return {service: image for service, image in images.items() if service in deployment.services}
+
+
+def needed(deployment: Deployment, notebook: NotebookImage) -> tuple[str, ...]:
+    """The images of the services, each once."""
+    return tuple(dict.fromkeys(by_service(deployment, notebook).values()))
+
+
+def current_ids(api: DockerApi, deployment: Deployment, notebook: NotebookImage) -> dict[str, str]:
+    """The id of the image that each service's container would be made from now; "" for one that is not here."""
+    names = by_service(deployment, notebook)
+    ids = {name: (api.image(local(api, name)) or {}).get("id", "") for name in set(names.values())}
+    return {service: ids[name] for service, name in names.items()}
 
 
 def reference(key: str, settings: Settings) -> str:
