@@ -179,16 +179,20 @@ def verify(bundle: Bundle, name: str, progress: ProgressReporter) -> str:
 
 
 @contextmanager
-def used(path: Path | None, progress: ProgressReporter, notice: Notice) -> Iterator[Bundle | None]:
-    """The bundle that a start is given, its hashes compared, and what is to know of it said; None without one."""
+def given(path: Path | None) -> Iterator[Bundle | None]:
+    """The bundle that a start is given, open and not yet verified; None without one. Raises TrackbedError."""
     if path is None:
         yield None
         return
     with opened(path) as bundle:
-        notice(verify(bundle, path.name, progress))
-        if other := other_version(bundle.manifest):
-            notice(f"warning: {other}")
         yield bundle
+
+
+def admit(bundle: Bundle, name: str, progress: ProgressReporter, notice: Notice) -> None:
+    """Compare the hashes of a bundle before it is used, and say what is to know of it. Raises BundleError."""
+    notice(verify(bundle, name, progress))
+    if other := other_version(bundle.manifest):
+        notice(f"warning: {other}")
 
 
 def require_machine(share: Mapping[str, Any], here: str) -> None:

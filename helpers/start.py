@@ -143,7 +143,8 @@ def _bring_up(
             if project.bundle:
                 notice(f"nothing has to be made, so {project.bundle.name} is not read")
             return _look(project, engine, statuses, progress, notice, known), engine
-    engine, chosen = _prepare(project, choice, progress, notice, adopt, consent)
+    with bundles.given(project.bundle) as bundle:  # nobody is asked, and nothing changes, for a file that is not there
+        engine, chosen = _prepare(project, choice, bundle, progress, notice, adopt, consent)
     for remark in (*engine.remarks(), *filter(None, [access_line, durability.promise(engine)])):
         notice(remark)
     return _start_or_forget(project, engine, chosen, progress, notice), engine
@@ -176,6 +177,7 @@ def _look(
 def _prepare(
     project: Project,
     choice: select.Choice,
+    bundle: bundles.Bundle | None,
     progress: ProgressReporter,
     notice: Notice,
     adopt: bool,
@@ -194,10 +196,10 @@ def _prepare(
     if warning := engine.disk_warning():
         notice(warning)
     kernels.before_a_restart(project, engine, notice, consent)
-    with bundles.used(project.bundle, progress, notice) as bundle:
-        if bundle:
-            engine.take_bundle(bundle, progress)
-        engine.prepare(progress)
+    if bundle and project.bundle:
+        bundles.admit(bundle, project.bundle.name, progress, notice)
+        engine.take_bundle(bundle, progress)
+    engine.prepare(progress)
     return engine, chosen
 
 

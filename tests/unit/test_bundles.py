@@ -292,22 +292,21 @@ def test_a_bundle_that_does_not_fit(tmp_path: Path) -> None:
 def test_the_hash_of_the_whole_file_and_another_version_are_said(tmp_path: Path) -> None:
     path = written(tmp_path / "b", {"wheels/a": b"a"}, {"trackbed": "0.9\x1b[31m" + "x" * 100})
     said: list[str] = []
-    with bundles.used(path, Silent(), said.append) as bundle:
-        assert bundle is not None
+    with bundles.given(path) as bundle:
+        assert bundle is not None and not bundle.sha256
+        bundles.admit(bundle, path.name, Silent(), said.append)
     assert f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}" in said[0]
     assert said[1].startswith("warning: it was made by Trackbed 0.9\\x1b[31mxx") and "..." in said[1]
-    with (
-        pytest.raises(TrackbedError, match="cannot be opened: No such file"),
-        bundles.used(tmp_path / "n", Silent(), said.append),
-    ):
+    with pytest.raises(TrackbedError, match="cannot be opened: No such file"), bundles.given(tmp_path / "n"):
         pass
     damaged(path, b"a" + bytes(BLOCK - 1), b"b" + bytes(BLOCK - 1))
     with (
         pytest.raises(TrackbedError, match="was not used: wheels/a in it is damaged"),
-        bundles.used(path, Silent(), said.append),
+        bundles.given(path) as bundle,
     ):
-        pass
-    with bundles.used(None, Silent(), said.append) as nothing:
+        assert bundle is not None
+        bundles.admit(bundle, path.name, Silent(), said.append)
+    with bundles.given(None) as nothing:
         assert nothing is None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from helpers import dry_run, lifecycle, start, status
+from helpers import dry_run, kernels, lifecycle, start, status
 from helpers.backups import create
 from helpers.checks import check, doctor, readiness
 from helpers.cli import options
@@ -228,6 +228,17 @@ def test_an_up_without_a_change_looks_at_the_services_once(up: Project, monkeypa
     monkeypatch.setattr(MemoryEngine, "services", look)
     view = lifecycle.up(up, Silent(), lambda line: None)
     assert [tuple(row.status for row in view.rows)] == looks
+
+
+def test_nobody_is_asked_for_a_bundle_that_is_not_there(up: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(kernels, "before_a_restart", lambda *_: asked.append(1))
+    monkeypatch.setattr(MemoryEngine, "adopt", lambda engine: asked.append(2))
+    del MemoryEngine.running[MLFLOW]
+    up.bundle = up.settings.folder / "trackbed.bundle"
+    with pytest.raises(TrackbedError, match=r"the bundle .*trackbed\.bundle cannot be opened: No such file"):
+        start.bring_up(up, Silent(), lambda line: None)
+    assert not asked
 
 
 def test_the_clone_is_about_the_last_up_also_where_that_changed_nothing(up: Project) -> None:
