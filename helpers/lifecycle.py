@@ -16,7 +16,7 @@ from helpers.project import credentials, failed_start, state, users
 from helpers.project.backup_runs import MADE
 from helpers.project.project import Project
 from helpers.services import DataItem, Notice, ProgressReporter, ServiceStatus, State
-from helpers.settings import BY_NAME, Settings
+from helpers.settings import BY_NAME, DEFAULT, LAST_UP, PREFIX, Settings
 
 ALMOST_FULL = 2 << 30  # bytes
 
@@ -199,6 +199,27 @@ def delete_data(project: Project, progress: ProgressReporter, notice: Notice) ->
         move_note.finish(project)
         for name in (*journal.FILES, failed_start.FILE, browser.FILE, MADE, state.FILE):
             (project.settings.folder / name).unlink(missing_ok=True)
+    _point_to_the_other(project.settings, notice)
+
+
+def _point_to_the_other(deleted: Settings, notice: Notice) -> None:
+    """Tasks without --project go back to the one project that runs from the clone, where they meant the deleted one.
+
+    With none, or several, they go on meaning the deleted one: its backups lie there, and `up` makes it again.
+    """
+    # as another shell finds it: this one's variables, like its flags, may be for the deleted one
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    with suppress(TrackbedError, OSError):  # the deletion is done; `up --project=NAME` says the same
+        meant = Settings.load({}, environ, deleted.env_file, {})
+        others = state.of_clone(deleted.state_dir, deleted.clone)
+        if meant.folder != deleted.folder or meant.origin("PROJECT") not in (LAST_UP, DEFAULT) or len(others) != 1:
+            return
+        place = {"project": others[0], "state_dir": str(deleted.state_dir)}
+        settings = Settings.load(place, environ, deleted.env_file, state.remembered)
+        other = Project(settings, state.State.load(settings.folder))
+        other.only_look()
+        start.leave_in_clone(select.current(other), settings, notice)
+        notice(f"commands without --project are for project {settings.project} again, which runs from this clone")
 
 
 def change_users(project: Project, notice: Notice, change: Callable[[], str]) -> str:

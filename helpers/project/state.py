@@ -199,6 +199,16 @@ def remembered(folder: Path) -> Mapping[str, str]:
     return State.load(folder).remembered
 
 
+def of_clone(state_dir: Path, clone: Path) -> tuple[str, ...]:
+    """The names of the projects in a state folder that run from a clone; `down` takes one from its clone."""
+    result = []
+    for path in sorted(state_dir.glob(f"*/{FILE}")):
+        with suppress(TrackbedError):  # a damaged one is told by its own commands
+            if State.load(path.parent).clone == str(clone):
+                result.append(path.parent.name)
+    return tuple(result)
+
+
 def _holder(path: Path) -> str:
     try:
         content = json.loads(path.read_bytes())

@@ -241,6 +241,55 @@ def test_nobody_is_asked_for_a_bundle_that_is_not_there(up: Project, monkeypatch
     assert not asked
 
 
+def beside(first: Project, name: str) -> Project:
+    """A second project of the same clone and state folder, up."""
+    flags = {"project": name, "state_dir": str(first.settings.state_dir)}
+    settings = Settings.load(flags, {"HOME": str(first.settings.clone.parent)}, first.settings.env_file, {})
+    second = Project(settings, Remembered.load(settings.folder))
+    second.state.engine = MemoryEngine.name
+    settings.workspace.mkdir(parents=True, exist_ok=True)
+    second.state.save()
+    lifecycle.up(second, Silent(), lambda line: None)
+    return second
+
+
+def meant(by: Project) -> str:
+    """The project of a task that names none."""
+    return Settings.load({}, {"HOME": str(by.settings.clone.parent)}, by.settings.env_file, {}).project
+
+
+def deleted(one: Project) -> list[str]:
+    said: list[str] = []
+    lifecycle.down(one, Silent(), said.append)
+    lifecycle.delete_data(one, Silent(), said.append)
+    return said
+
+
+def test_a_deleted_project_leaves_the_clone_to_the_one_that_runs_from_it(
+    up: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = beside(up, "second")
+    assert meant(up) == "second"
+    monkeypatch.setenv("TRACKBED_PROJECT", "second")  # as the deletion may have named it
+    assert "commands without --project are for project trackbed again, which runs from this clone" in deleted(second)
+    assert meant(up) == "trackbed"
+    monkeypatch.delenv("TRACKBED_PROJECT")
+    second, third = beside(up, "second"), beside(up, "third")
+    deleted(second)
+    assert meant(up) == "third", "which was not deleted"
+    second = beside(up, "second")
+    assert not [line for line in deleted(second) if "again" in line] and meant(up) == "second", "two others"
+    deleted(third)
+    up.settings.env_file.write_text("PROJECT=mine\n")
+    mine = beside(up, "mine")
+    assert not [line for line in deleted(mine) if "again" in line], "the user's own word"
+    up.settings.env_file.unlink()
+    deleted(beside(up, "second"))
+    assert meant(up) == "trackbed"
+    deleted(up)
+    assert meant(up) == "trackbed", "none other: its name and its backups stay where they were"
+
+
 def test_the_clone_is_about_the_last_up_also_where_that_changed_nothing(up: Project) -> None:
     values, compose = up.settings.clone / generated.VALUES, up.settings.clone / generated.COMPOSE
     assert f"TRACKBED_STATE_DIR={up.settings.state_dir}" in values.read_text() and not compose.exists()
