@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers import clone
+from helpers import clone, commands, references
 from helpers.engines.docker import images
 from helpers.engines.docker.client import LABEL, Container
 from helpers.engines.docker.containers import SERVICE
 from helpers.engines.docker.engine import DockerEngine
-from helpers.services import BUCKET, JUPYTER, STORE_SYNC, State
-from tests.unit.fakes import project
+from helpers.services import BUCKET, JUPYTER, STORE_SYNC, ExecResult, State
+from tests.unit.fakes import Silent, project
 from tests.unit.test_compose_engine import FakeApi, compose_container
 
 STORES = ("versitygw", "minio", "external")
@@ -116,3 +116,25 @@ def test_every_service_has_the_image_that_its_compose_file_names(tmp_path: Path,
         assert expected[service] == reference, service
     assert named.keys() == expected.keys() - {JUPYTER}
     assert (STORE_SYNC in named) == (store == "versitygw")
+
+
+@pytest.mark.parametrize("digest", ["", "@sha256:" + "a" * 64])
+def test_the_databases_volume_is_looked_into_by_the_image_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: str
+) -> None:
+    words: list[list[str]] = []
+
+    def run(argv: list[str], *_: object) -> ExecResult:
+        words.append(argv)
+        return ExecResult(0, "", "")
+
+    given = {"postgres_image": f"registry.example/postgres:18{digest}"} if digest else {}
+    api = Listing()
+    engine = DockerEngine(project(tmp_path, registry_mirror="mirror.example/hub", **given), api)
+    here = (
+        "registry.example/postgres:18" if digest else f"mirror.example/hub/library/{references.image('postgres').name}"
+    )
+    api.meaning[here] = "sha256:1"
+    monkeypatch.setattr(commands, "run", run)
+    engine.database.check((), Silent())
+    assert [argv[argv.index("-c") - 1] for argv in words] == [here]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from helpers import commands
 from helpers.engines import database_roles, shared
 from helpers.engines.base import Engine
-from helpers.engines.docker import unfinished_cluster
+from helpers.engines.docker import images, unfinished_cluster
 from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
 from helpers.errors import TrackbedError
 from helpers.services import POSTGRES, ExecResult, ProgressReporter, ServiceStatus, State
@@ -57,6 +57,8 @@ class Database(DockerComponent):
     def _in_volume(self, volume: str, script: str) -> str:
         """What a script prints in a container of the database's image and user that sees nothing but the volume."""
         mount = volume if ":" in volume else f"{volume}:/v"
+        # by the name under which it is here: another one would be asked for at a registry
+        image = images.local(self.api, images.reference("postgres", self.settings))
         done = commands.run(
             [
                 "docker",
@@ -75,7 +77,7 @@ class Database(DockerComponent):
                 "sh",
                 "-v",
                 mount,
-                self.settings.postgres_image,
+                image,
                 "-c",
                 script,
             ],
