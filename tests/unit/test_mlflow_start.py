@@ -147,6 +147,25 @@ def test_waiting_ends_with_the_answer(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "trackbed: waiting for the database (starting up)\n"
 
 
+def test_a_wait_of_minutes_tells_what_it_waits_for_now(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+
+    def ask(reasons: Iterator[str]) -> str:
+        if reason := next(reasons, ""):
+            raise errors.NotYet(reason)
+        return "here"
+
+    changing = iter(["connection refused", "connection refused", "no database", "connection refused"])
+    errors.wait("the database", lambda: ask(changing), 60, clock, clock.sleep)
+    assert capsys.readouterr().err.splitlines() == [
+        "trackbed: waiting for the database (connection refused)",
+        "trackbed: waiting for the database (no database)",
+    ]
+    always_another = iter([f"request {number}" for number in range(20)])
+    errors.wait("the store", lambda: ask(always_another), 60, clock, clock.sleep)
+    assert len(capsys.readouterr().err.splitlines()) == errors.MOST_REASONS
+
+
 def test_waiting_is_bounded_and_names_the_last_reason() -> None:
     clock = Clock()
 

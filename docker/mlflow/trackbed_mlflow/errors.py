@@ -12,6 +12,7 @@ from typing import TypeVar
 
 FAILED, USAGE, NO_ANSWER, REFUSED, MISCONFIGURED, STOPPED = 1, 2, 75, 77, 78, 143
 WAIT_SECONDS = 60.0
+MOST_REASONS = 5  # that one wait tells: each may have a number of its own
 STAGED = ".artifact.uploading."  # MLflow's name for a file that is still being written
 
 T = TypeVar("T")
@@ -41,17 +42,17 @@ def wait(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Ask until there is an answer; says once that it waits, and why it gave up."""
-    end, pause, said = clock() + seconds, 0.1, False
+    """Ask until there is an answer; says that it waits, each reason once, and why it gave up."""
+    end, pause, said = clock() + seconds, 0.1, set[str]()
     while True:
         try:
             return ask()
         except NotYet as reason:
             if clock() + pause > end:
                 raise Stop(NO_ANSWER, f"{what} did not answer within {seconds:.0f} s: {reason}") from None
-            if not said:
+            if str(reason) not in said and len(said) < MOST_REASONS:
                 say(f"waiting for {what} ({reason})")
-                said = True
+                said.add(str(reason))
         sleep(pause)  # bounded above; the image has no library for it
         pause = min(pause * 1.5, 2.0)
 
