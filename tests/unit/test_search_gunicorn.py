@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from trackbed_mlflow import fast_path, memory_limit, serve
+from trackbed_mlflow import fast_path, memory_limit, request_queues, serve
 from trackbed_mlflow.errors import Stop
 from trackbed_mlflow.search_processes import gunicorn_classes, pool
 from trackbed_mlflow.search_processes.pool import SearchProcesses
@@ -217,6 +217,14 @@ def test_a_worker_and_a_process_beside_it_open_no_more_connections_than_a_worker
         gunicorn_classes.share_connections(searches)
         assert (one.pool._pool.maxsize, one.pool._max_overflow) == expected and one.renewed == 1
     assert sum(worker) + sum(search) <= kept + more
+
+
+def test_a_lone_search_has_a_connection_beside_all_that_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's pool is of 5 connections and 10 more; while a lock holds those that log, nothing else has to wait."""
+    one = engine(5, 10)
+    monkeypatch.setattr(gunicorn_classes.served, "engines", [one])
+    gunicorn_classes.share_connections(False)
+    assert request_queues.Queues().logging.places < one.pool._pool.maxsize + one.pool._max_overflow
 
 
 @pytest.mark.parametrize("there_may_be", [True, False])

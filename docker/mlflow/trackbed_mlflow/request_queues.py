@@ -158,7 +158,8 @@ class Queues:
     """The queues of one worker. With THREADS of the fast path: each that is in work has a thread at once."""
 
     def __init__(self) -> None:
-        self.logging = ConcurrencyLimiter(at_once=2, most=11, long=0.1, queue=1024, seconds=60.0)
+        # one connection less than a worker has beside a search process, so that a lone search has one too
+        self.logging = ConcurrencyLimiter(at_once=2, most=10, long=0.1, queue=1024, seconds=60.0)
         self.computing = ConcurrencyLimiter(at_once=2, most=4, long=1.0, queue=256, seconds=60.0)
         self.lists = ConcurrencyLimiter(at_once=2, most=2, long=60.0, queue=256, seconds=30.0)
 

@@ -135,7 +135,8 @@ def child_exit(arbiter: Any, worker: Any) -> None:
 def share_connections(searches: bool) -> None:
     """A worker and the search process beside it have no more connections to the database than a worker alone has.
 
-    The worker keeps 11 of 15, as many as log at once; a process that searches answers four requests at once.
+    The worker keeps 11 of 15: ten that log at once, and one for a search while no process searches, also when a lock
+    in the database holds the ten. A process that searches answers four requests at once.
     """
     for engine in {id(engine): engine for engine in served.engines}.values():
         pool = engine.pool
