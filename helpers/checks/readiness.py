@@ -15,9 +15,8 @@ from helpers.errors import NotListening, NotReady, PortTaken
 from helpers.http_request import SEARCH, Answer, ask
 from helpers.services import ServiceStatus
 
-TAKEN_SECONDS = (
-    15.0  # for which another program has a service's port: what a killed service left has been ended by then
-)
+# for which another program has a service's port: what a killed service left has been ended by then
+TAKEN_SECONDS = 15.0
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
 

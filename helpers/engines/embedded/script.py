@@ -102,7 +102,7 @@ class _Script:
                 extra = venv.installed_by(argv)
                 if extra and extra.secret:
                     lines.append(scripts.needed(wheels.WITH_LOGIN))
-                    lines.append(f'{venvs.UV_INDEX}="${wheels.WITH_LOGIN}" {self.line(argv)}')
+                    lines.append(f'{venvs.DEFAULT_INDEX}="${wheels.WITH_LOGIN}" {self.line(argv)}')
                 else:
                     lines.append(self.line(argv))
         return lines

@@ -26,8 +26,8 @@ CACHE_LEAST = 2 << 30  # bytes: what all packages need there
 CLEAN_SECONDS = 120  # for uv to empty its cache, which waits for those who use it
 DAMAGE = {errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.EISDIR}  # others: a missing right, a full disk, a limit
 SYMLINK = "symlink"  # one of uv's link modes
-UV_INDEX = "UV_DEFAULT_INDEX"
-UV_SOURCES = ("UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_TORCH_BACKEND")
+DEFAULT_INDEX = "UV_DEFAULT_INDEX"  # uv's variable; its UV_INDEX names further ones
+UV_SOURCES = ("UV_INDEX", DEFAULT_INDEX, "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_TORCH_BACKEND")
 BUNDLE_ADVICE = "is there room on the disk? Otherwise make the bundle again, with this version of Trackbed"
 
 
@@ -195,7 +195,7 @@ class Venv:
         for argv in self.commands(uv, interpreter, wheels):
             given = environment
             if not wheels and (extra := self.installed_by(argv)) and extra.secret:
-                given = {**environment, UV_INDEX: extra.index}
+                given = {**environment, DEFAULT_INDEX: extra.index}
                 given.pop("UV_INDEX_URL", None)
             code, lines = commands.follow(argv, progress.output, env=given, cwd=self.root, umask=0o022)
             if code:
