@@ -55,7 +55,7 @@ class Restored:
 
 def restore(
     project: Project,
-    text: str,
+    source: locations.Source,
     progress: ProgressReporter,
     notice: Notice,
     keep_before: bool = True,
@@ -69,7 +69,6 @@ def restore(
     Gives the project that has it now. Raises TrackbedError, and then the project is as it was.
     """
     notice = once(notice)  # it starts the project twice
-    source = locations.source(project.settings, text)
     if isinstance(source, Snapshot) and (gone := last_seen.missing(project.settings.folder, source.store)):
         notice(f"warning: {gone}")
     target = second_project.project(project, into) if into else project

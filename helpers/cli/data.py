@@ -192,8 +192,8 @@ def restore(
 ) -> None:
     options.refuse(bool(into and no_backup), "--no-backup", "with --into, which replaces nothing")
     project = options.load(given)
+    chosen = locations.source(project.settings, source)  # once: another backup may be made while somebody answers
     if not into and project.state.existed and not yes:
-        chosen = locations.source(project.settings, source)  # nobody is asked about what is not there
         made = locations.manifest(chosen).get("made", "")
         question = (
             f"Replace the experiments and artifacts of project {project.settings.project} by {chosen}, made {made}?"
@@ -202,7 +202,7 @@ def restore(
             raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
     with console.Progress() as progress:
         target, done = restore_backup(
-            project, source, progress, progress.notice, not no_backup, into, skip_damaged, not no_workspace
+            project, chosen, progress, progress.notice, not no_backup, into, skip_damaged, not no_workspace
         )
     console.notice(f"restored: {create.words(done.manifest)}")
     for line in (*done.left_lines, *done.files):

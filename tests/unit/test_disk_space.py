@@ -149,4 +149,4 @@ def test_nothing_is_read_or_begun_of_an_archive_that_cannot_fit(
     for name in ("up", "changing"):
         monkeypatch.setattr(lifecycle, name, begun)
     with pytest.raises(TrackbedError, match="nothing was restored"):
-        restore.restore(fakes.project(tmp_path), str(tmp_path / "a.tar"), fakes.Silent(), begun)
+        restore.restore(fakes.project(tmp_path), tmp_path / "a.tar", fakes.Silent(), begun)

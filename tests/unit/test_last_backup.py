@@ -560,6 +560,7 @@ def test_a_restored_project_is_backed_up_as_one_that_was_started(
     monkeypatch.setattr(options, "load", lambda given: created)
     monkeypatch.setattr(schedule, "follow", lambda target: ("the schedule is made",))
     monkeypatch.setattr(last, "follow", lambda target: ("the last backup is set up",))
-    data.restore({}, "s3://vault/lab", into, False, False, True, False)
+    (tmp_path / "lab.tar").touch()
+    data.restore({}, str(tmp_path / "lab.tar"), into, False, False, True, False)
     said = capsys.readouterr().err
     assert ("the schedule is made" in said, "the last backup is set up" in said) == (not into, not into)

@@ -15,12 +15,25 @@ from typing import Any
 
 import pytest
 
-from helpers import invocations, lifecycle, status
-from helpers.backups import archive, bucket, formats, locations, repository, repository_writer, restore, storage
+from helpers import console, invocations, lifecycle, status
+from helpers.backups import (
+    archive,
+    bucket,
+    disk_space,
+    formats,
+    locations,
+    repository,
+    repository_writer,
+    restore,
+    storage,
+    unpack,
+)
 from helpers.backups.repository import Entry, Snapshot
 from helpers.backups.repository_writer import Writer
 from helpers.backups.storage import Folder
+from helpers.cli import data, options
 from helpers.data.checksum import SetSum
+from helpers.engines import select
 from helpers.errors import SettingError, TrackbedError
 from helpers.project import users
 from tests.conftest import PATIENCE
@@ -335,8 +348,34 @@ def test_restoring_it_begins_nothing(
     project = fakes.project(tmp_path)
     harm(piece(snapshot, b"hello"))
     with pytest.raises(TrackbedError, match="damaged|missing"):
-        restore.restore(project, str(snapshot), fakes.Silent(), begun)
+        restore.restore(project, snapshot, fakes.Silent(), begun)
     assert not project.settings.folder.exists()
+
+
+def test_the_backup_that_somebody_was_asked_about_is_restored(
+    tmp_path: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schedule makes another one while the question waits."""
+    restored: list[object] = []
+
+    def answer(question: str) -> bool:
+        restored.append(str(snapshot) in question)
+        return str(back_up(tmp_path / "repo", Reads(OBJECTS))) != str(snapshot)
+
+    def verify(source: object, *_: object) -> None:
+        restored.append(str(source))
+        raise TrackbedError("far enough")
+
+    project = fakes.project(tmp_path)
+    project.state.existed = True
+    monkeypatch.setattr(options, "load", lambda given: project)
+    monkeypatch.setattr(console, "confirm", answer)
+    monkeypatch.setattr(select, "current", lambda _: None)
+    monkeypatch.setattr(disk_space, "check_manifest", lambda *_: None)
+    monkeypatch.setattr(unpack, "verify", verify)
+    with pytest.raises(TrackbedError, match="far enough"):
+        data.restore({}, str(tmp_path / "repo"), "", False, False, False, False)
+    assert restored == [True, str(snapshot)]
 
 
 def test_what_to_type_is_for_the_project_that_it_goes_into(
@@ -352,7 +391,7 @@ def test_what_to_type_is_for_the_project_that_it_goes_into(
     monkeypatch.setattr(lifecycle, "up", fails)
     assert invocations.anywhere("logs mlflow").endswith("logs mlflow --project=one")
     with pytest.raises(TrackbedError, match="did not start"):
-        restore.restore(fakes.project(tmp_path), str(snapshot), fakes.Silent(), fails, into="two")
+        restore.restore(fakes.project(tmp_path), snapshot, fakes.Silent(), fails, into="two")
     assert invocations.anywhere("logs mlflow").endswith("logs mlflow --project=two")
 
 
