@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import sqlalchemy  # type: ignore[import-not-found,unused-ignore]
 from google.protobuf.message_factory import GetMessageClass  # type: ignore[import-untyped,import-not-found,unused-ignore]
@@ -243,6 +244,13 @@ def charted(own: Any, ours: Any, dice: random.Random) -> None:
                 or (list(found) if isinstance(found, tuple) else [])
             )
         same("chart", *notes)
+    with mock.patch.object(SqlAlchemyStore, "_supports_window_functions", return_value=False) as looked:
+        words = (ids, "c", 7, None, None)
+        same(
+            "chart in Python",
+            *([repr(p.value) for p in s.get_metric_history_bulk_interval(*words)] for s in (own, ours)),
+        )
+        same("whether both looked", looked.call_count, 2 * len(ids) + 1)
 
 
 LONG = "x" * 5990

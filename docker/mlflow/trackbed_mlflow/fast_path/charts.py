@@ -46,6 +46,8 @@ def check() -> None:
     parts = ["self", "session", "run_id", "metric_key", "max_results", "start_step", "end_step"]
     if list(signature(SqlAlchemyStore._sample_metric_history_single_run).parameters) != parts:
         raise AttributeError("_sample_metric_history_single_run takes other words")
+    if list(signature(SqlAlchemyStore._supports_window_functions).parameters) != ["self", "session"]:
+        raise AttributeError("_supports_window_functions takes other words")
     if list(signature(SqlAlchemyStore._validate_run_accessible).parameters) != ["self", "session", "run_id"]:
         raise AttributeError("_validate_run_accessible takes other words")
 

@@ -92,13 +92,13 @@ class FastTrackingStore(SqlAlchemyStore):  # type: ignore[misc]
     def get_metric_history_bulk_interval(
         self, run_ids: list[str], metric_key: str, max_results: int, start_step: int | None, end_step: int | None
     ) -> Any:
-        if start_step is None or end_step is None:
-            if start_step is not end_step:  # MLflow's own refusal
-                return super().get_metric_history_bulk_interval(run_ids, metric_key, max_results, start_step, end_step)
-            steps = None
-        else:
-            steps = start_step, end_step
+        of_mlflow = super().get_metric_history_bulk_interval
+        if (start_step is None) is not (end_step is None):  # MLflow's own refusal
+            return of_mlflow(run_ids, metric_key, max_results, start_step, end_step)
+        steps = None if start_step is None or end_step is None else (start_step, end_step)
         with self.ManagedSessionMaker() as session:
+            if not self._supports_window_functions(session):  # MLflow asks in another way then
+                return of_mlflow(run_ids, metric_key, max_results, start_step, end_step)
             found = charts.rows(session, run_ids, metric_key, max(1, max_results), steps)
             if not chart_answers.wanted.get():
                 return charts.points(metric_key, run_ids, found)
