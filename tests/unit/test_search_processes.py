@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -187,8 +188,8 @@ def test_an_answer_crosses_as_it_is_and_in_small_pieces() -> None:
         frames = [frame for message in (*ASKED, large) for frame in wire.answer(message)]
         assert max(map(len, frames)) <= wire.BLOCK + wire.HEAD
         reader = reader_of(frames)
-        assert [await wire.read_answer(reader) for _ in ASKED] == ASKED
-        pieces = [await wire.read_answer(reader) for _ in range(4)]
+        assert [await wire.read_answer(reader, PATIENCE) for _ in ASKED] == ASKED
+        pieces = [await wire.read_answer(reader, PATIENCE) for _ in range(4)]
         assert b"".join(piece["body"] for piece in pieces) == large["body"]
         assert [piece["more_body"] for piece in pieces] == [True, True, True, False]
 
@@ -201,12 +202,39 @@ def test_what_is_no_frame_is_refused() -> None:
             with pytest.raises(ValueError, match="frame"):
                 await wire.read_request(reader_of(frames))
         with pytest.raises(ValueError, match="frame"):
-            await wire.read_answer(reader_of([wire.frame(b"X", b"")]))
+            await wire.read_answer(reader_of([wire.frame(b"X", b"")]), PATIENCE)
         for cut in (b"", wire.START, wire.frame(wire.PART, b"abc")[:-1]):
             with pytest.raises(EOFError):
-                await wire.read_answer(reader_of([cut]))
+                await wire.read_answer(reader_of([cut]), PATIENCE)
 
     scene(steps())
+
+
+def test_a_process_may_search_for_as_long_as_it_says_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        """Each half of a frame comes after 20 s."""
+
+        def __init__(self, frames: list[bytes]) -> None:
+            self.data, self.seconds = b"".join(frames), 0.0
+
+        async def readexactly(self, count: int) -> bytes:
+            self.seconds += 20
+            await asyncio.sleep(0)
+            result, self.data = self.data[:count], self.data[count:]
+            return result
+
+    async def steps() -> None:
+        reader: Any = Slow([wire.frame(wire.ALIVE, b"")] * 5 + list(wire.answer(ASKED[0])))
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "time", lambda: now() + reader.seconds)
+            assert await wire.read_answer(reader, 60.0) == ASKED[0]
+            reader.data = b"".join(wire.answer(ASKED[0]))
+            with pytest.raises(TimeoutError):
+                await wire.read_answer(reader, 10.0)
+
+    asyncio.run(steps())
 
 
 # a worker and its processes
@@ -417,6 +445,62 @@ def test_a_process_that_falls_is_an_answer_after_which_clients_come_again(
     scene(steps())
 
 
+@pytest.mark.parametrize("size", [2, 1 << 23])
+def test_a_frozen_process_is_an_answer_and_is_left_alone(
+    worker: SearchProcesses, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    """The kernel takes connections and some of the request for a process that is stopped."""
+    monkeypatch.setattr(pool, "QUIET_SECONDS", 0.01)
+
+    async def steps() -> None:
+        with socket.socket(socket.AF_UNIX) as frozen:
+            frozen.bind(worker.path(0))
+            frozen.listen()
+            caller = Caller(b"x" * size)
+            assert await caller.ask(worker)
+            start, body = caller.sent
+            assert start["status"] == 503 and (b"retry-after", b"5") in start["headers"]
+            assert json.loads(body["body"])["error_code"] == "TEMPORARILY_UNAVAILABLE"
+            assert pool.PROCESS_SILENT in capsys.readouterr().err and worker.outstanding == [0, 0]
+            assert not await Caller().ask(worker), "the worker searches by itself"
+        monkeypatch.setattr(pool, "QUIET_SECONDS", PATIENCE)
+        async with searching(worker, plain, 1):
+            assert await Caller().ask(worker), "another process helps"
+        worker.avoid_until[0] = time.monotonic()
+        async with searching(worker, plain):
+            assert await Caller().ask(worker), "gunicorn has ended it, and there is a new one"
+
+    scene(steps())
+
+
+def test_a_process_says_that_it_runs_as_long_as_it_works(
+    worker: SearchProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ALIVE_SECONDS", 0.001)
+
+    async def steps() -> None:
+        go_on = asyncio.Event()
+
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            await go_on.wait()
+            await plain(scope, receive, send)
+
+        async with searching(worker, slow) as one:
+            reader, writer = await asyncio.open_unix_connection(worker.path(0))
+            writer.writelines(wire.request(SCOPE, b"{}", "ada"))
+            for _ in range(3):
+                assert await wire.read(reader) == (wire.ALIVE, b"")
+            one.stop.set()  # also while it ends
+            await until(lambda: not os.path.exists(worker.path(0)))
+            for _ in range(3):
+                assert await wire.read(reader) == (wire.ALIVE, b"")
+            go_on.set()
+            assert (await wire.read_answer(reader, PATIENCE))["status"] == 200
+            writer.close()
+
+    scene(steps())
+
+
 def test_an_answer_that_is_cut_off_is_not_completed(worker: SearchProcesses) -> None:
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await wire.read_request(reader)
@@ -538,7 +622,7 @@ def test_who_has_connected_when_the_process_ends_is_answered(worker: SearchProce
         running = asyncio.ensure_future(one.serve(listener, lambda: worker.leave(0)))
         await until(lambda: not os.path.exists(worker.path(0)))
         writer.writelines(wire.request(SCOPE, b"{}", ""))
-        assert (await wire.read_answer(reader))["status"] == 200
+        assert (await wire.read_answer(reader, PATIENCE))["status"] == 200
         writer.close()
         await running
 

@@ -30,7 +30,11 @@ AT_ONCE = 2  # requests of a worker that a process answers: with more another pr
 ASK_SECONDS = 1.0  # between two questions for one more process
 START_SECONDS, LOOK_SECONDS = 2.0, 0.1  # for a process to begin
 PAUSE_SECONDS = 30.0  # after one that did not begin
+# A process that runs says so every five seconds (server.py), however long a search takes. By the end of the second time
+# gunicorn, which hears nothing from a frozen one either, has ended it.
+QUIET_SECONDS, AVOID_SECONDS = 30.0, 90.0
 PROCESS_ENDED = "the process that searched has ended"
+PROCESS_SILENT = "the process that searches does not answer"
 OPEN_FILES = 16384
 
 
@@ -66,6 +70,7 @@ class SearchProcesses:
         self.base = ""  # the folder, as this process reaches it
         self.most = self.arbiter = 0
         self.outstanding: list[int] = []  # requests of this worker, by slot
+        self.avoid_until: dict[int, float] = {}  # by slot: processes that were silent
         self.kinds: Counter[str] = Counter()  # the same by kind
         self.working = 0  # requests of this worker that search or list, here or elsewhere
         self.requested_at = self.no_wait_until = float("-inf")
@@ -145,7 +150,7 @@ class SearchProcesses:
             return False
         slot, reader, writer = connection
         request.hand_on(slot)
-        answer = asyncio.ensure_future(_exchange(reader, writer, scope, body, send))
+        answer = asyncio.ensure_future(self._exchange(slot, reader, writer, scope, body, send))
         gone = asyncio.ensure_future(client.receive())  # its whole body is here: what comes is its end
         try:
             await asyncio.wait((gone, answer), return_when=asyncio.FIRST_COMPLETED)
@@ -174,6 +179,8 @@ class SearchProcesses:
         """To the process with the fewest requests of this worker; workers begin with different ones."""
         first, missing, result = os.getpid() % self.most, False, None
         for slot in sorted(range(self.most), key=lambda slot: (self.outstanding[slot], (slot - first) % self.most)):
+            if self.avoid_until.get(slot, float("-inf")) > time.monotonic():
+                continue
             try:
                 result = slot, *await asyncio.open_unix_connection(self.path(slot), limit=wire.BLOCK)
                 break
@@ -190,23 +197,33 @@ class SearchProcesses:
             self.requested_at = now
             os.kill(self.arbiter, signal.SIGTTIN)
 
-
-async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, scope: wire.Scope, body: bytes, send: wire.Send
-) -> None:
-    """Ask another process, and send what it answers."""
-    started, more = False, True
-    try:
-        writer.writelines(wire.request(scope, body, identity.login.get()))
-        await writer.drain()
-        while more:
-            message = await wire.read_answer(reader)
-            started, more = True, message.get("more_body", True)
-            await send(message)
-    except (OSError, EOFError, ValueError) as error:
-        say(f"{PROCESS_ENDED}: {scope['path']}: {error}")
-        if not started:  # otherwise the server ends the connection, so that the client sees that something is missing
-            await artifact_pool.refuse(send, PROCESS_ENDED)
+    async def _exchange(
+        self,
+        slot: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        scope: wire.Scope,
+        body: bytes,
+        send: wire.Send,
+    ) -> None:
+        """Ask the process in ``slot``, and send what it answers."""
+        started, more, failure = False, True, ""
+        try:
+            writer.writelines(wire.request(scope, body, identity.login.get()))
+            await asyncio.wait_for(writer.drain(), QUIET_SECONDS)
+            while more:
+                message = await wire.read_answer(reader, QUIET_SECONDS)
+                started, more = True, message.get("more_body", True)
+                await send(message)
+        except TimeoutError:
+            failure = PROCESS_SILENT
+            self.avoid_until[slot] = time.monotonic() + AVOID_SECONDS
+            say(f"{PROCESS_SILENT}: {scope['path']}: not a word in {QUIET_SECONDS:.0f} s")
+        except (OSError, EOFError, ValueError) as error:
+            failure = PROCESS_ENDED
+            say(f"{PROCESS_ENDED}: {scope['path']}: {error}")
+        if failure and not started:  # otherwise the server ends the connection, and the client sees it
+            await artifact_pool.refuse(send, failure)
 
 
 def _allow_open_files() -> None:

@@ -16,6 +16,7 @@ from trackbed_mlflow.search_processes import wire
 
 IDLE_SECONDS = 300.0
 LOOK_SECONDS = 10.0  # gunicorn expects a sign of life within 120 s
+ALIVE_SECONDS = 5.0  # how often each waiting worker hears that this process runs
 LAST_SECONDS = 0.1  # for those who have connected before the socket's name went
 NICENESS = 5  # logging has the processor first
 FIRST_TO_KILL = 500  # of 1000: where memory ends, Linux kills this process before a worker
@@ -32,6 +33,7 @@ class SearchServer:
         self.grace = grace  # seconds for running requests at the end
         self.stop = asyncio.Event()  # to end
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.writers: set[asyncio.StreamWriter] = set()
         self.last_request = time.monotonic()
 
     @property
@@ -41,6 +43,7 @@ class SearchServer:
     async def serve(self, listener: socket.socket, leave: Callable[[], object]) -> None:
         """``leave``: takes away the name of the socket, so that nobody is refused who has just connected."""
         server = await asyncio.start_unix_server(self._connected, sock=listener, limit=wire.BLOCK)
+        telling = asyncio.ensure_future(self._tell_alive())
         while not self.stop.is_set() and not self.idle:
             self.heartbeat()
             with suppress(TimeoutError):
@@ -50,11 +53,21 @@ class SearchServer:
         server.close()
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=self.grace)
+        telling.cancel()
+
+    async def _tell_alive(self) -> None:
+        """Searches are in threads: a process that is only slow says so, and one that is frozen does not."""
+        while True:
+            await asyncio.sleep(ALIVE_SECONDS)
+            for writer in self.writers:
+                if not writer.transport.get_write_buffer_size():  # otherwise the worker has something to read
+                    writer.write(wire.frame(wire.ALIVE, b""))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.tasks.add(task)
+        self.writers.add(writer)
         try:
             scope, body, login = await wire.read_request(reader)
             identity.login.set(login)  # of this task alone
@@ -64,6 +77,7 @@ class SearchServer:
         except ValueError as error:
             log.error("What a worker sent is no request: %s", error)
         finally:
+            self.writers.discard(writer)
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()  # the process ends when no task is left, and what was not sent yet with it

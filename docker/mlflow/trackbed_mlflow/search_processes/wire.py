@@ -15,6 +15,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST, BODY = b"R", b"B"  # a request and its whole body
 START, PART, END = b"S", b"P", b"E"  # an answer: status and headers, parts of its body, the last one
+ALIVE = b"A"  # between them: the process still works on it
 BLOCK = 1 << 18  # bytes of a body in one frame
 HEAD = 9
 AS_THEY_ARE = ("asgi", "http_version", "method", "scheme", "path", "root_path", "client", "server")
@@ -70,9 +71,12 @@ def answer(message: Message) -> Iterator[bytes]:
             yield frame(END, b"")
 
 
-async def read_answer(reader: asyncio.StreamReader) -> Message:
-    """The next message of an answer."""
-    kind, data = await read(reader)
+async def read_answer(reader: asyncio.StreamReader, quiet: float) -> Message:
+    """The next message of an answer. Raises TimeoutError after ``quiet`` seconds without a frame."""
+    kind = ALIVE
+    while kind == ALIVE:
+        async with asyncio.timeout(quiet):
+            kind, data = await read(reader)
     if kind == START:
         fields = json.loads(data)
         return {"type": "http.response.start", "status": fields["status"], "headers": _bytes(fields["headers"])}
