@@ -63,6 +63,18 @@ def test_the_database_has_no_port_and_a_private_socket(deployment: Clone) -> Non
     assert "listen_addresses= " in inspection.command(postgres)
 
 
+def test_the_notebooks_account_does_not_reach_the_sockets_of_searches(deployment: Clone) -> None:
+    server = inspection.main_process(deployment, "mlflow")
+    (folder,) = Path(inspection.environment(server)["TRACKBED_OWN_TMP"]).glob("tmp-search-*")
+    fds = Path(f"/proc/{server}/fd")
+    (held,) = (fd for fd in fds.iterdir() if os.path.realpath(fd) == str(folder.resolve()))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for place in (folder, held):  # as a path, and as the server's processes have it open
+        assert inspection.run("ls", f"{place}/").returncode == 0
+        if os.geteuid() == 0:  # without root it is the server's own account
+            assert "Permission denied" in inspection.run("ls", f"{place}/", user=accounts(deployment)[2]).stderr
+
+
 def test_nobody_gets_mlflows_port_while_it_is_killed_and_comes_back(deployment: Clone) -> None:
     port, killed = deployment.ports["mlflow"], inspection.running_process(deployment, "mlflow")
     os.kill(killed, 9)
