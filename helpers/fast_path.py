@@ -14,10 +14,14 @@ from helpers.suggestions import shown
 
 ON = "on: MLflow answers frequent requests quicker than by itself (MLFLOW_FAST_PATH=off ends that)"
 OFF = "off: MLflow runs as it is (MLFLOW_FAST_PATH=off)"
+LIMITED = "on without {parts}: logging may wait for searches; `{setting}` in .env and `invoke up` give it"
 
 
 def read(engine: Engine) -> dict[str, Any] | None:
-    """{"enabled": bool, "fallbacks": {PART: why}} of the server that runs; None where it does not tell."""
+    """What the server that runs says of itself; None where it does not tell.
+
+    {"enabled": bool, "fallbacks": {PART: why}, "limited": {PART: the setting with which it would be used}}
+    """
     try:
         done = engine.exec(MLFLOW, ("trackbed-mlflow", "fast-path"), timeout=30)
         result = json.loads(done.stdout) if done.code == 0 else None
@@ -57,7 +61,7 @@ def check(state: dict[str, Any] | None) -> Finding:
     if not state.get("enabled"):
         return Finding(Level.OK, "fast path", OFF)
     if not state["fallbacks"]:
-        return Finding(Level.OK, "fast path", ON)
+        return Finding(Level.OK, "fast path", _limited(state) or ON)
     reasons = "; ".join(f"{shown(str(name), 40)}: {shown(str(why), 200)}" for name, why in state["fallbacks"].items())
     return Finding(
         Level.WARNING,
@@ -65,6 +69,15 @@ def check(state: dict[str, Any] | None) -> Finding:
         f"MLflow's own, slower way is used for {reasons}",
         "use the MLflow that Trackbed locks: `invoke build`, then `invoke up`",
     )
+
+
+def _limited(state: dict[str, Any]) -> str:
+    """What a setting keeps from being used: as somebody chose, but few know what follows. "": nothing."""
+    limited = state.get("limited")  # an earlier version does not say
+    if not isinstance(limited, dict) or not limited:
+        return ""
+    parts, settings = (" and ".join(shown(str(word), 40) for word in words) for words in (limited, limited.values()))
+    return LIMITED.format(parts=parts, setting=settings)
 
 
 def summary(state: dict[str, Any] | None) -> str:

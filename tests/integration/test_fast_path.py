@@ -62,7 +62,8 @@ def test_the_fast_path_writes_and_answers_what_mlflows_own_way_does(deployment: 
 def test_requests_are_answered_alike_with_it_on_and_off(deployment: Clone) -> None:
     """Through the application as it is served, word for word."""
     on, off = run(deployment, REQUESTS, "auto"), run(deployment, REQUESTS, "off")
-    assert on["state"] == {"enabled": True, "fallbacks": {}} and off["state"] == {"enabled": False, "fallbacks": {}}
+    assert on["state"] == {"enabled": True, "fallbacks": {}, "limited": {}}
+    assert off["state"] == {"enabled": False, "fallbacks": {}, "limited": {}}
     assert [pair for pair in zip(on["answers"], off["answers"], strict=True) if pair[0] != pair[1]] == []
     statuses = Counter(status for _, status, _ in on["answers"])
     assert statuses[200] > 30 and statuses[400] > 3 and statuses[404] > 1

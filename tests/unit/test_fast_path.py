@@ -33,6 +33,12 @@ def engine(stdout: str, code: int = 0) -> Any:
             "MLflow's own, slower way is used for tracking store: ImportError: no _get_routing_session_maker",
         ),
         ('{"enabled": true, "fallbacks": {"x": "\\u001b[2J"}}', Level.WARNING, "x: \\x1b[2J"),
+        (
+            '{"enabled": true, "fallbacks": {}, "limited": {"search processes": "MEMORY_LIMIT=3g\\u001b"}}',
+            Level.OK,
+            "on without search processes: logging may wait for searches; `MEMORY_LIMIT=3g\\x1b` in .env and `invoke up`",
+        ),
+        ('{"enabled": true, "fallbacks": {}, "limited": 3}', Level.OK, fast_path.ON),
         ("[]", Level.WARNING, "does not say"),
         ('{"fallbacks": []}', Level.WARNING, "does not say"),
         ("usage: ...", Level.WARNING, "does not say"),

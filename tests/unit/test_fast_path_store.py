@@ -76,9 +76,14 @@ def test_mlflow_finds_its_plugins() -> None:
 
 def test_what_the_server_left_is_what_the_command_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(fast_path, "fallbacks", {"JSON requests": "why"})
+    monkeypatch.setattr(fast_path, "limited", {"search processes": "MEMORY_LIMIT=3g"})
     fast_path.write_state({"TRACKBED_OWN_TMP": str(tmp_path)})
     done = trackbed_mlflow("fast-path", TRACKBED_OWN_TMP=str(tmp_path))
-    assert json.loads(done.stdout) == {"enabled": True, "fallbacks": {"JSON requests": "why"}}
+    assert json.loads(done.stdout) == {
+        "enabled": True,
+        "fallbacks": {"JSON requests": "why"},
+        "limited": {"search processes": "MEMORY_LIMIT=3g"},
+    }
     assert [path.name for path in tmp_path.iterdir()] == [fast_path.STATE]
     assert trackbed_mlflow("fast-path", TRACKBED_OWN_TMP=str(tmp_path / "none")).returncode == 1
 

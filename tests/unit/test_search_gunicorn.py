@@ -254,6 +254,7 @@ def enabled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     result: list[int] = []
     monkeypatch.setattr(pool.processes, "enable", lambda most, environment: result.append(most))
     monkeypatch.setattr(fast_path, "fallbacks", {})
+    monkeypatch.setattr(fast_path, "limited", {})
     return result
 
 
@@ -284,7 +285,9 @@ def test_each_process_has_room_beside_the_workers(
     if said:  # what it names is enough
         assert "then type `invoke up`" in said and ("MLFLOW_WORKERS" in said) == (workers > 1)
         named = said.partition("MEMORY_LIMIT=")[2].split()[0].rstrip(",")
+        assert fast_path.limited == {"search processes": f"MEMORY_LIMIT={named}"}, "`invoke status` says it too"
         assert memory_limit.search_process_count({memory_limit.LIMIT: named}, workers) == workers
+    assert bool(fast_path.limited) is not others
     assert (settings["worker_class"] is Uvicorn) is not others and ("pre_fork" in settings) is others
 
 

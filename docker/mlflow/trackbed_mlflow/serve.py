@@ -210,6 +210,7 @@ def with_search_processes(arbiter: type, settings: dict[str, Any], environment: 
         return arbiter
     if not (count := memory_limit.search_process_count(environment, workers)):
         enough = f"MEMORY_LIMIT={memory_limit.needed_for_searches(workers)}"
+        fast_path.limited["search processes"] = enough
         fewer = ", or a lower MLFLOW_WORKERS," if workers > 1 else ""
         say(
             "searches have no processes of their own, and logging may wait for them: MEMORY_LIMIT has less than "

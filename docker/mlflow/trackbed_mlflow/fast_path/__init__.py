@@ -20,6 +20,7 @@ WRITTEN_FOR = "3.17.2"  # the MLflow that the differential test has compared it 
 STATE = "fast-path.json"  # in the server's own temporary folder
 PARTS = ("tracking store", "JSON requests", "JSON answers")
 fallbacks: dict[str, str] = {}  # why a part is not used
+limited: dict[str, str] = {}  # a part that a setting keeps from being used: the setting with which it would be
 
 
 def enabled(environment: Mapping[str, str]) -> bool:
@@ -58,7 +59,7 @@ def state_file(environment: Mapping[str, str]) -> Path | None:
 
 def write_state(environment: Mapping[str, str]) -> None:
     """Leave for ``read_state`` which parts this server uses; nothing where the server has no folder of its own."""
-    result = {"enabled": enabled(environment), "fallbacks": fallbacks}
+    result = {"enabled": enabled(environment), "fallbacks": fallbacks, "limited": limited}
     if (path := state_file(environment)) is None:
         return
     try:
@@ -70,7 +71,10 @@ def write_state(environment: Mapping[str, str]) -> None:
 
 
 def read_state(environment: Mapping[str, str]) -> str:
-    """`fast-path`: {"enabled": bool, "fallbacks": {PART: why}} as the running server left it."""
+    """`fast-path`, as the running server left it.
+
+    {"enabled": bool, "fallbacks": {PART: why}, "limited": {PART: the setting with which it would be used}}
+    """
     missing = "the server has not written whether the fast path is used"
     if (path := state_file(environment)) is None:
         raise Stop(FAILED, f"{missing}: TRACKBED_OWN_TMP names no folder")
