@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.chromium import SLOW, create_experiment, none_refused, recorded, rename_run
 
@@ -186,6 +186,60 @@ def test_the_download_button_gives_the_file_and_the_page_stays(
     assert started.value.suggested_filename == "a.txt" and Path(started.value.path()).read_bytes() == b"hello"
     assert page.url == address
     shot(page, "mlflow-download")
+
+
+def test_each_of_a_hundred_runs_can_be_reached_sorted_chosen_and_opened(
+    page: Page, shot: Shot, mlflow_url: str
+) -> None:
+    """The fast path's table makes rows while a person scrolls; MLflow's page asks for a hundred runs at once."""
+    api = f"{mlflow_url}/api/2.0/mlflow"
+    number = str(post(f"{api}/experiments/create", {"name": f"hundred-{uuid.uuid4().hex[:6]}"})["experiment_id"])
+    oldest = ""
+    for i in range(100):  # the newest is the first row; run-050 has the lowest loss
+        tags = [{"key": "mlflow.parentRunId", "value": oldest}] if i == 1 else []
+        words = {"experiment_id": number, "run_name": f"run-{i:03}", "start_time": 10**12 + i, "tags": tags}
+        run = str(post(f"{api}/runs/create", words)["run"]["info"]["run_id"])
+        post(f"{api}/runs/log-metric", {"run_id": run, "key": "loss", "value": abs(i - 50.4), "timestamp": 1})
+        oldest = oldest or run
+    key = f"MLflowLocalStorage-1.1-ExperimentPage-{json.dumps([number])}-ReactComponentState"
+    state = json.dumps({"selectedColumns": ["metrics.`loss`"]})
+    page.add_init_script(f"try {{ localStorage[{json.dumps(key)}] ??= {json.dumps(state)}; }} catch {{}}")
+    address = f"{mlflow_url}/#/experiments/{number}/runs?workflowType=machine_learning"
+    page.goto(address)
+    table, rows = page.locator(".ag-body-viewport"), page.locator("[row-index] a[href*='/runs/']")
+    selected = page.locator(".ag-row-selected a[href*='/runs/']")
+
+    def name(row: int) -> Locator:
+        return page.locator(f"[row-index='{row}'] a[href*='/runs/']")
+
+    def scroll(to: str) -> None:
+        table.evaluate(f"table => {{ table.scrollTop = {to}; }}")
+
+    def choose(row: int) -> None:
+        page.locator(f"[row-index='{row}'] .ag-selection-checkbox input").click(force=True)  # below its own drawing
+
+    expect(name(0)).to_have_text("run-099")
+    assert 10 <= rows.count() <= 50, "the table makes all rows at once: trackbed_mlflow/fast_path/runs_table.py"
+    scroll("table.scrollHeight")
+    expect(name(98)).to_have_text("run-000")  # its child is folded away
+    page.locator("[row-index='98'] button").first.click()
+    scroll("table.scrollHeight")
+    expect(name(99)).to_have_text("run-001")
+    expect(name(99)).to_be_in_viewport()
+    shot(page, "mlflow-hundred-scrolled")
+    choose(99)
+    for part in range(9, -1, -1):  # each row is there when it is scrolled to
+        scroll(f"table.scrollHeight * {part} / 10")
+        expect(name(part * 10)).to_have_text(f"run-{99 - part * 10:03}")
+    choose(0)
+    page.get_by_test_id("sort-header-loss").click()
+    expect(name(0)).to_have_text("run-000")  # the highest loss
+    expect(name(2)).to_have_text("run-099")
+    expect(selected).to_have_count(2)
+    scroll("table.scrollHeight")
+    expect(name(99)).to_have_text("run-050")
+    page.get_by_test_id("runs-compare-button").click()
+    expect(page.get_by_text("Comparing 2 Runs").first).to_be_visible()
 
 
 def test_compare_delete_restore_and_register(

@@ -1,7 +1,7 @@
 """Runs inside the tracking server's Python: the same requests to Trackbed's application, with or without the fast path.
 
-Arguments: the database's address, the folder of our modules. Prints {"state": ..., "answers": [[what, status, body]]};
-ids, and times that the server takes, are replaced by words.
+Arguments: the database's address, the folder of our modules. Prints {"state": ..., "answers": [[what, status, body]],
+"table": ...}; ids, and times that the server takes, are replaced by words.
 """
 
 from __future__ import annotations
@@ -131,6 +131,18 @@ async def requests(app: Any) -> None:
     await request(app, "POST", f"{API}runs/nothing", {})
 
 
+def table() -> list[str]:
+    """How many rows beyond the window MLflow's page has, and in which of its scripts, as a browser finds them."""
+    from mlflow.server import app  # type: ignore[import-not-found,unused-ignore]
+
+    client = app.test_client()
+    page = client.get("/").get_data(as_text=True)
+    main = re.findall(r'defer="defer" src="static-files/([^"]+)"', page)[0]
+    scripts = re.findall(r"static/js/3793\.\w+\.chunk\.js", client.get(f"/static-files/{main}").get_data(as_text=True))
+    found = client.get(f"/static-files/{scripts[0]}").get_data(as_text=True)
+    return [main, *scripts, *re.findall(r"rowBuffer:\d+", found)]
+
+
 def main() -> None:
     from mlflow.server import handlers  # type: ignore[import-not-found,unused-ignore]
     from trackbed_mlflow import fast_path
@@ -139,7 +151,8 @@ def main() -> None:
     handlers.initialize_backend_stores(URI, URI, "mlflow-artifacts:/")
     os.environ["MLFLOW_ARTIFACTS_DESTINATION"] = "s3://none/live"
     asyncio.run(requests(create()))
-    print(json.dumps({"state": json.loads(fast_path.read_state(os.environ)), "answers": answers}))
+    state = json.loads(fast_path.read_state(os.environ))
+    print(json.dumps({"state": state, "answers": answers, "table": table()}))
     sys.stdout.flush()
     os._exit(0)  # threads of the fast path wait for requests
 

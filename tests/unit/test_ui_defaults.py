@@ -12,7 +12,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from trackbed_mlflow import ui_defaults
+from trackbed_mlflow import fast_path, ui_defaults
+from trackbed_mlflow.fast_path import runs_table
 
 from helpers import clone
 
@@ -57,6 +58,7 @@ def flask_module(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("flask")
     module.Response, module.request = Response, "the request"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flask", module)
+    monkeypatch.setattr(fast_path, "fallbacks", {})
 
 
 def test_the_script_runs_before_the_pages_own_and_is_a_file_beside_it(tmp_path: Path) -> None:
@@ -102,3 +104,61 @@ def test_a_page_of_another_build_stays_as_it_is(
     ui_defaults.install(flask)
     assert not flask.view_functions and not flask.added
     assert "MLflow's own page" in capsys.readouterr().err
+
+
+def shown(folder: Path, table: str | None, main: str = runs_table.TABLE) -> tuple[Flask, str]:
+    """The application over a page with these two scripts, and the address of the page's own script."""
+    (folder / "index.html").write_text(PAGE)
+    scripts = {"static/js/main.c2f5f8d4.js": f'3793===e?"{main}":""', runs_table.TABLE: table}
+    (folder / "static" / "js").mkdir(parents=True)
+    for name, text in scripts.items():
+        if text is not None:
+            (folder / name).write_text(text)
+    flask = Flask(folder)
+    ui_defaults.install(flask, smaller_table=True)
+    page = flask.view_functions["view of /"]().content.decode()
+    return flask, re.findall(r'<script defer="defer" src="static-files/([^"]+)"', page)[0]
+
+
+def test_the_table_of_runs_is_served_with_fewer_rows_in_scripts_of_other_addresses(tmp_path: Path) -> None:
+    """A browser keeps MLflow's own for weeks."""
+    flask, main = shown(tmp_path, "getRowId:je,rowBuffer:101,onCellClicked:Oe")
+    assert re.fullmatch(r"static/js/main\.[0-9a-f]{8}\.js", main) and "c2f5f8d4" not in main
+    text = flask.added[f"/static-files/{main}"]().content.decode()
+    table = re.findall(r'"(static/js/3793\.[0-9a-f]{8}\.chunk\.js)"', text)[0]
+    assert text == f'3793===e?"{table}":""' and table != runs_table.TABLE
+    script = flask.added[f"/static-files/{table}"]()
+    assert script.content == b"getRowId:je,rowBuffer:10,onCellClicked:Oe"
+    assert script.type.startswith("text/javascript") and script.cache_control.max_age > 0
+    assert not fast_path.fallbacks
+
+
+@pytest.mark.parametrize(
+    ("table", "main", "why"),
+    [
+        ("rowBuffer:50", runs_table.TABLE, "rowBuffer:101 is 0 times in static/js/3793"),
+        ("rowBuffer:101,rowBuffer:101", runs_table.TABLE, "rowBuffer:101 is 2 times in static/js/3793"),
+        (None, runs_table.TABLE, "static/js/3793.0117dc93.chunk.js: No such file"),
+        ("rowBuffer:101", "static/js/other.js", "3793.0117dc93.chunk.js is 0 times in static/js/main.c2f5f8d4.js"),
+    ],
+)
+def test_scripts_of_another_build_stay_as_they_are_and_the_log_says_so_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str | None, main: str, why: str
+) -> None:
+    flask, named = shown(tmp_path, table, main)
+    assert named == "static/js/main.c2f5f8d4.js" and list(flask.added) == [f"/{ui_defaults.script()[0]}"]
+    said = capsys.readouterr().err
+    assert said.count("MLflow's own way is used for the table of runs") == 1 and why in said
+    assert why in fast_path.fallbacks[runs_table.PART]
+    assert runs_table.PART in fast_path.PARTS
+
+
+def test_the_fast_path_off_leaves_the_table_alone_and_a_page_of_another_build_is_a_fallback(tmp_path: Path) -> None:
+    flask = Flask(tmp_path)
+    ui_defaults.install(flask, smaller_table=True)
+    assert fast_path.fallbacks.pop(runs_table.PART)
+    shown(tmp_path, "rowBuffer:101")
+    flask = Flask(tmp_path)
+    ui_defaults.install(flask)
+    assert list(flask.added) == [f"/{ui_defaults.script()[0]}"]
+    assert "main.c2f5f8d4.js" in flask.view_functions["view of /"]().content.decode()

@@ -16,7 +16,7 @@ def create() -> Any:
     from mlflow.server import handlers
     from mlflow.server.fastapi_app import app  # type: ignore[import-not-found]
 
-    from trackbed_mlflow import abandoned_requests, artifact_pool, fast_path, request_queues, router
+    from trackbed_mlflow import abandoned_requests, artifact_pool, fast_path, request_queues, router, ui_defaults
     from trackbed_mlflow.edge import identity, middleware
     from trackbed_mlflow.fast_path import chart_answers, json_answers, json_requests
     from trackbed_mlflow.search_processes import gunicorn_classes
@@ -27,13 +27,15 @@ def create() -> Any:
     engines = [store.engine for store in stores if hasattr(store, "engine")]
     for engine in engines:
         engine.dispose()  # a connection must not be shared by two processes
+    usable = fast_path.usable()
     change_mlflow(handlers, flask_app, app)
+    ui_defaults.install(flask_app, smaller_table=usable)
     abandoned_requests.in_database(engines)
     flask_app.wsgi_app = abandoned_requests.wanted_only(flask_app.wsgi_app)
     queues = request_queues.Queues()
     request_queues.share_the_lock()
     fast, paths = None, frozenset[str]()
-    if fast_path.usable():
+    if usable:
         with fast_path.part("JSON answers"):
             json_answers.replace(handlers)
             chart_answers.replace(handlers)
@@ -54,7 +56,6 @@ def change_mlflow(handlers: Any, flask_app: Any, app: Any) -> None:
         encryption,
         jobs,
         model_metrics,
-        ui_defaults,
     )
     from trackbed_mlflow.edge import bad_requests, graphql_limits
 
@@ -64,7 +65,6 @@ def change_mlflow(handlers: Any, flask_app: Any, app: Any) -> None:
     bucket = os.environ[artifact_locations.DESTINATION].startswith("s3://")
     bad_requests.guard(handlers, flask_app, app, bucket)
     graphql_limits.guard(handlers, flask_app, bad_requests.invalid)
-    ui_defaults.install(flask_app)
     download_addresses.install(handlers, flask_app)
     artifact_pool.larger_blocks()
     if jobs.enabled(os.environ):

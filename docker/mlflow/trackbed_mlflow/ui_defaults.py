@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trackbed_mlflow import fast_path
 from trackbed_mlflow.errors import say
+from trackbed_mlflow.fast_path import runs_table
 
 # keys and values as the page writes them (`useLocalStorage` in its source): NAME_vVERSION, JSON
 DEFAULTS = {
@@ -44,19 +48,27 @@ def with_script(page: str, address: str) -> str:
     return page.replace(BEFORE, f'<script src="{address}"></script>{BEFORE}')
 
 
-def install(flask: Any) -> None:
-    """Serve both from MLflow's Flask application; a page of another build stays as it is."""
+def install(flask: Any, smaller_table: bool = False) -> None:
+    """Serve both from MLflow's Flask application; a page of another build stays as it is. ``smaller_table``: with the
+    fast path's part of the page."""
     from flask import Response, request  # type: ignore[import-not-found]
 
+    folder = Path(flask.static_folder)
+    changed: tuple[runs_table.Script, ...] = ()
     try:
         address, text = script()
-        page = with_script(Path(flask.static_folder, "index.html").read_text("utf-8"), address).encode()
+        page = with_script((folder / "index.html").read_text("utf-8"), address)
         views = [rule.endpoint for rule in flask.url_map.iter_rules() if rule.rule == "/"]
         if len(views) != 1:
             raise ValueError("it is served in another way")
     except (OSError, ValueError) as error:
         say(f"MLflow's own page, without Trackbed's defaults: {error}")
+        if smaller_table:
+            fast_path.fallbacks[runs_table.PART] = str(error)
         return
+    if smaller_table:
+        with fast_path.part(runs_table.PART):
+            page, changed = runs_table.with_smaller_buffer(page, folder)
 
     def answer(content: bytes, kind: str, seconds: int) -> Any:
         result = Response(content, content_type=kind)
@@ -67,7 +79,13 @@ def install(flask: Any) -> None:
             result.cache_control.no_cache = True  # asks each time, and mostly hears 304
         return result.make_conditional(request)
 
-    flask.view_functions[views[0]] = lambda: answer(page, "text/html; charset=utf-8", 0)
-    flask.add_url_rule(
-        f"/{address}", "trackbed_defaults", lambda: answer(text, "text/javascript; charset=utf-8", MAX_AGE)
-    )
+    def serve(address: str, content: Callable[[], bytes]) -> None:
+        def view() -> Any:
+            return answer(content(), "text/javascript; charset=utf-8", MAX_AGE)
+
+        flask.add_url_rule(f"/{address}", re.sub(r"\W", "_", f"trackbed_{address}"), view)
+
+    flask.view_functions[views[0]] = lambda: answer(page.encode(), "text/html; charset=utf-8", 0)
+    serve(address, lambda: text)
+    for one in changed:
+        serve(f"static-files/{one.address}", one.content)
