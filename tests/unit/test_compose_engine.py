@@ -107,6 +107,21 @@ def test_a_compose_service_as_data() -> None:
     assert not service.one_shot
 
 
+@pytest.mark.parametrize("store", ["versitygw", "minio", "external"])
+def test_the_server_starts_beside_what_it_needs_and_ends_before_it(store: str) -> None:
+    """It imports for two seconds: neither the bucket nor a health check is between. Compose ends a service before those
+    that it depends on."""
+    files = [clone.ROOT / "docker" / f"compose{overlay}.yaml" for overlay in ("", f".{store}")]
+    base, overlay = (yaml.safe_load(file.read_text())["services"] for file in files)
+    waits = base["mlflow"]["depends_on"] | overlay.get("mlflow", {}).get("depends_on", {})
+    assert {name: wait["condition"] for name, wait in waits.items()} == dict.fromkeys(
+        ["postgres", *(name for name in overlay if name != "bucket" and name != "mlflow")], "service_started"
+    )
+    # `docker compose up --wait` takes the end of a service for a failure where nothing waits for it
+    assert base["bucket-ended"]["depends_on"] == {"bucket": {"condition": "service_completed_successfully"}}
+    assert base["bucket-ended"]["scale"] == 0 and base["bucket-ended"]["networks"] == ["backend"]
+
+
 def test_a_shell_command_is_as_the_container_gets_it() -> None:
     service = compose_model.service_spec("store", MODEL, "lab")
     assert service.command == ("KEY=$(cat /k) exec serve",)

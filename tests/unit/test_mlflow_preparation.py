@@ -111,6 +111,56 @@ def test_a_server_that_starts_ends_at_once_for_what_no_time_changes(monkeypatch:
         preparation.starting_schema(ENVIRONMENT)
 
 
+REFUSED = errors.Stop(errors.REFUSED, "the object store refuses: SignatureDoesNotMatch")
+
+
+@pytest.mark.parametrize(
+    ("store", "seconds", "words"),
+    [
+        ([errors.NotYet("connection refused"), REFUSED, False, True], (0, 5), "no bucket yet"),
+        ([*[False] * 40, True], (60, 120), "no bucket yet"),  # it is being made
+        ([errors.NotYet("connection refused")], (10, 15), "starts without the object store: connection refused"),
+        ([REFUSED], (10, 15), "starts without the object store: the object store refuses"),
+    ],
+)
+def test_a_server_that_starts_serves_nothing_before_the_bucket_is_made(
+    store: list[object],
+    seconds: tuple[float, float],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """But a store that does not answer is missing for artifacts alone, as where it ends later."""
+    now, said = [0.0], iter(store)
+
+    def is_there(environment: object) -> object:
+        result = next(said, store[-1])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def sleep(some: float) -> None:
+        now[0] += some
+
+    monkeypatch.setattr(bucket, "is_there", is_there)
+    preparation.await_bucket(ENVIRONMENT, lambda: now[0], sleep)
+    assert seconds[0] <= now[0] <= seconds[1] and words in capsys.readouterr().err
+    assert next(said, None) is None
+
+
+def test_a_server_whose_bucket_nobody_makes_ends_and_a_folder_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def sleep(some: float) -> None:
+        now[0] += some
+
+    monkeypatch.setattr(bucket, "is_there", lambda environment: False)
+    with pytest.raises(errors.Stop, match="no bucket yet") as caught:
+        preparation.await_bucket(ENVIRONMENT, lambda: now[0], sleep)
+    assert caught.value.code == errors.NO_ANSWER and now[0] > 500
+    preparation.await_bucket({"MLFLOW_ARTIFACTS_DESTINATION": "/artifacts"}, lambda: now[0], sleep)
+
+
 @pytest.mark.parametrize(("template", "by_mlflow"), [("CREATE TABLE t ();", []), (None, ["postgresql"])])
 def test_an_empty_database_gets_its_tables_once(
     template: str | None, by_mlflow: list[str], monkeypatch: pytest.MonkeyPatch

@@ -198,6 +198,7 @@ def test_the_server_is_imported_with_its_keys_and_before_the_database_answers(mo
         (encryption, "load"),
         (serve, "import_server"),
         (preparation, "prepare_database"),
+        (preparation, "await_bucket"),
         (encryption, "reseal"),
         (serve, "serve_in_this_process"),
         (leftovers, "end_processes"),
@@ -205,7 +206,14 @@ def test_the_server_is_imported_with_its_keys_and_before_the_database_answers(mo
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: order.append(name))
     monkeypatch.setattr(preparation, "prepare_if_it_answers", lambda: False)
     serve.serve()
-    assert order[1:] == ["load", "import_server", "prepare_database", "reseal", "serve_in_this_process"]
+    assert order[1:] == [
+        "load",
+        "import_server",
+        "prepare_database",
+        "await_bucket",
+        "reseal",
+        "serve_in_this_process",
+    ]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -123,7 +124,8 @@ def is_there(environment: Mapping[str, str]) -> bool:
     destination = required(environment, "MLFLOW_ARTIFACTS_DESTINATION")
     if not destination.startswith("s3://"):
         return folder_of(destination).is_dir()
-    return holds(s3_client(environment), s3_address(destination)[0])
+    with closing(s3_client(environment)) as client:  # a server that asked is forked: no socket of it stays in workers
+        return holds(client, s3_address(destination)[0])
 
 
 def ensure_bucket(environment: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from trackbed_mlflow.errors import FAILED, REFUSED, NotYet, Stop, required, say,
 
 LONGEST = 600.0  # seconds; whoever runs `wait` or `serve` starts it again
 REPLACED_SECONDS = 10.0
+STORE_SECONDS = 10.0  # for which a start waits for a store that gives no answer
 
 
 def starting_schema(
@@ -68,6 +69,33 @@ def _prepare(result: Mapping[str, str | None]) -> None:
         done = subprocess.run([sys.executable, PROGRAM, "migrate"], check=False)
         if done.returncode:
             raise Stop(FAILED, f"the migration failed (exit code {done.returncode}); nothing was started")
+
+
+def await_bucket(
+    environment: Mapping[str, str],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Returns when the bucket is there, which is made beside this start. Raises Stop where nobody makes it.
+
+    A store that gives no answer, or refuses, does so for artifacts alone: after a moment the rest is served without it.
+    """
+    if not required(environment, "MLFLOW_ARTIFACTS_DESTINATION").startswith("s3://"):
+        return
+    end = clock() + STORE_SECONDS
+
+    def look() -> None:
+        try:
+            there = bucket.is_there(environment)
+        except (NotYet, Stop) as reason:
+            if clock() < end:
+                raise NotYet(str(reason)) from None
+            say(f"the server starts without the object store: {reason}")
+            return
+        if not there:
+            raise NotYet("there is no bucket yet")
+
+    wait("the bucket", look, LONGEST, clock, sleep)
 
 
 def make_tables() -> str:

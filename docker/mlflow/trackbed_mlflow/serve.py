@@ -63,9 +63,12 @@ def serve() -> NoReturn:
         say(f"ended {count} processes of a server that was killed")
     encryption.load(os.environ)  # before MLflow is imported, which makes its columns with the key
     prepared = preparation.prepare_if_it_answers()
-    import_server()  # two seconds, in which the database starts: whoever starts both need not wait between them
+    import_server()  # two seconds, in which the database and the store start: whoever starts all need not wait between
     if not prepared:
         preparation.prepare_database(starting=True)
+    gc.freeze()
+    preparation.await_bucket(os.environ)
+    gc.collect()  # what the store's client left: 10 MB that each worker would keep, and nothing older is looked at
     encryption.reseal(os.environ)
     serve_in_this_process(arguments)
 
