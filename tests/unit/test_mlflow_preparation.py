@@ -100,7 +100,7 @@ def test_what_ends_a_start_does_so_before_mlflow_is_imported(monkeypatch: pytest
         CURRENT,
         NEWER,
     )
-    assert [preparation.prepare_if_it_answers() for _ in range(3)] == [False, False, True]
+    assert [preparation.prepare_if_it_answers() for _ in range(3)] == ["", "", "current"]
     with pytest.raises(errors.Stop, match="newer MLflow"):
         preparation.prepare_if_it_answers()
 
@@ -143,7 +143,7 @@ def test_a_server_that_starts_serves_nothing_before_the_bucket_is_made(
         now[0] += some
 
     monkeypatch.setattr(bucket, "is_there", is_there)
-    preparation.await_bucket(ENVIRONMENT, lambda: now[0], sleep)
+    preparation.await_bucket(ENVIRONMENT, False, lambda: now[0], sleep)
     assert seconds[0] <= now[0] <= seconds[1] and words in capsys.readouterr().err
     assert next(said, None) is None
 
@@ -154,11 +154,16 @@ def test_a_server_whose_bucket_nobody_makes_ends_and_a_folder_is_not_awaited(mon
     def sleep(some: float) -> None:
         now[0] += some
 
-    monkeypatch.setattr(bucket, "is_there", lambda environment: False)
-    with pytest.raises(errors.Stop, match="no bucket yet") as caught:
-        preparation.await_bucket(ENVIRONMENT, lambda: now[0], sleep)
-    assert caught.value.code == errors.NO_ANSWER and now[0] > 500
-    preparation.await_bucket({"MLFLOW_ARTIFACTS_DESTINATION": "/artifacts"}, lambda: now[0], sleep)
+    def refuses(environment: object) -> bool:
+        raise REFUSED
+
+    for first, looked, words in ((False, lambda environment: False, "no bucket yet"), (True, refuses, "refuses")):
+        now[0] = 0.0
+        monkeypatch.setattr(bucket, "is_there", looked)
+        with pytest.raises(errors.Stop, match=words) as caught:
+            preparation.await_bucket(ENVIRONMENT, first, lambda: now[0], sleep)
+        assert caught.value.code == errors.NO_ANSWER and now[0] > 500
+    preparation.await_bucket({"MLFLOW_ARTIFACTS_DESTINATION": "/artifacts"}, True, lambda: now[0], sleep)
 
 
 @pytest.mark.parametrize(("template", "by_mlflow"), [("CREATE TABLE t ();", []), (None, ["postgresql"])])

@@ -42,26 +42,26 @@ def starting_schema(
     return wait("the database", look, LONGEST, clock, sleep)
 
 
-def prepare_database(starting: bool = False) -> None:
-    """The schema of this MLflow, or Stop: an empty database is filled, an older one is migrated where that is asked."""
-    _prepare(starting_schema(os.environ) if starting else schema.schema(os.environ))
+def prepare_database(starting: bool = False) -> str:
+    """The schema of this MLflow, or Stop: an empty database is filled, an older one is migrated where that is asked.
+    Gives what it was: empty, older or current."""
+    return _prepare(starting_schema(os.environ) if starting else schema.schema(os.environ))
 
 
-def prepare_if_it_answers() -> bool:
-    """The same where the database answers already: what ends a start then does so before MLflow is imported."""
+def prepare_if_it_answers() -> str:
+    """The same where the database answers already, else "": what ends a start does so before MLflow is imported."""
     try:
         found = schema.look(os.environ)
     except NotYet:
-        return False
+        return ""
     except Stop as stop:
         if stop.code != REFUSED:
             raise
-        return False
-    _prepare(found)
-    return True
+        return ""
+    return _prepare(found)
 
 
-def _prepare(result: Mapping[str, str | None]) -> None:
+def _prepare(result: Mapping[str, str | None]) -> str:
     if result["state"] == "empty" and (statements := schema.template(str(result["code"]))):
         schema.fill(os.environ["MLFLOW_BACKEND_STORE_URI"], statements)
     if schema.guard(result, os.environ.get("TRACKBED_MIGRATE") == "1"):
@@ -69,16 +69,19 @@ def _prepare(result: Mapping[str, str | None]) -> None:
         done = subprocess.run([sys.executable, PROGRAM, "migrate"], check=False)
         if done.returncode:
             raise Stop(FAILED, f"the migration failed (exit code {done.returncode}); nothing was started")
+    return str(result["state"])
 
 
 def await_bucket(
     environment: Mapping[str, str],
+    first: bool,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Returns when the bucket is there, which is made beside this start. Raises Stop where nobody makes it.
 
-    A store that gives no answer, or refuses, does so for artifacts alone: after a moment the rest is served without it.
+    After the ``first`` start a store that gives no answer, or refuses, does so for artifacts alone: after a moment the
+    rest is served without it.
     """
     if not required(environment, "MLFLOW_ARTIFACTS_DESTINATION").startswith("s3://"):
         return
@@ -88,7 +91,7 @@ def await_bucket(
         try:
             there = bucket.is_there(environment)
         except (NotYet, Stop) as reason:
-            if clock() < end:
+            if first or clock() < end:
                 raise NotYet(str(reason)) from None
             say(f"the server starts without the object store: {reason}")
             return

@@ -64,10 +64,9 @@ def serve() -> NoReturn:
     encryption.load(os.environ)  # before MLflow is imported, which makes its columns with the key
     prepared = preparation.prepare_if_it_answers()
     import_server()  # two seconds, in which the database and the store start: whoever starts all need not wait between
-    if not prepared:
-        preparation.prepare_database(starting=True)
+    was = prepared or preparation.prepare_database(starting=True)
     gc.freeze()
-    preparation.await_bucket(os.environ)
+    preparation.await_bucket(os.environ, first=was == "empty")
     gc.collect()  # what the store's client left: 10 MB that each worker would keep, and nothing older is looked at
     encryption.reseal(os.environ)
     serve_in_this_process(arguments)
