@@ -28,6 +28,7 @@ class Listing(FakeApi):
         super().__init__([], {"trackbed_postgres": {f"{LABEL}.instance": "mine" * 8}})
         self.meaning: dict[str, str] = {}
         self.made: dict[str, tuple[str, str]] = {}
+        self.asked: list[str] = []
 
     def containers(self, labels: Any = ()) -> list[Container]:
         ours = f"{LABEL}.project=trackbed" in labels
@@ -49,6 +50,7 @@ class Listing(FakeApi):
         )
 
     def image(self, name: str) -> dict[str, Any] | None:
+        self.asked.append(name)
         kept = {image_id: image_id for _, image_id in self.made.values()}
         known = kept | self.meaning
         return {"id": known[name], "labels": {}} if name in known else None
@@ -59,7 +61,7 @@ class Listing(FakeApi):
 
 def running(folder: Path, monkeypatch: pytest.MonkeyPatch, **given: str) -> tuple[DockerEngine, Listing]:
     """A project of which all is up as its last `up` left it."""
-    monkeypatch.setattr(images, "stale", lambda *_: ())
+    monkeypatch.setattr(images, "outdated", lambda *_: ())
     monkeypatch.setattr(DockerEngine, "fingerprint", lambda self: "same")
     api = Listing()
     engine = DockerEngine(project(folder, **given), api)
@@ -96,6 +98,21 @@ def test_an_image_that_is_here_under_its_name_without_the_digest_is_the_same(
     assert engine.unchanged() == ()
 
 
+@pytest.mark.parametrize("store", ["versitygw", "minio"])
+def test_where_nothing_changed_each_image_is_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    """Also none of a store that the project does not have."""
+    engine, api = running(tmp_path, monkeypatch, object_store=store)
+    api.asked.clear()
+    assert engine.unchanged()
+    assert sorted(api.asked) == sorted(images.needed(engine.deployment, engine.notebook.image))
+    api.asked.clear()
+    engine.variables_by_hand()
+    other = {"minio": "versitygw", "versitygw": "minio"}[store]
+    assert set(api.asked).isdisjoint({images.reference(other, engine.settings)})
+
+
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("public", ["false", "true"])
 def test_every_service_has_the_image_that_its_compose_file_names(tmp_path: Path, store: str, public: str) -> None:
@@ -109,7 +126,8 @@ def test_every_service_has_the_image_that_its_compose_file_names(tmp_path: Path,
         if store in file or file == "compose.yaml" or (public == "true" and "public" in file):
             text = (clone.ROOT / "docker" / file).read_text().replace("!reset", "")
             services = yaml.safe_load(text)["services"]
-            named |= {service: one["image"] for service, one in services.items() if "image" in one}
+            made = {service: one for service, one in services.items() if one.get("scale") != 0}
+            named |= {service: one["image"] for service, one in made.items() if "image" in one}
     for service, image in named.items():
         key = image.removeprefix("${TRACKBED_").partition("}")[0].partition(":")[0]
         reference = getattr(engine.settings, key.lower())

@@ -186,11 +186,12 @@ class DockerEngine(base.Engine):
         statuses = shared.unchanged(self, self.project.state.applied)
         if not statuses or self.workspace.is_closed():
             return ()
-        if images.stale(self.api, self.deployment, self.notebook.image):
+        present = images.present(self.api, self.deployment, self.notebook.image)
+        if images.outdated(present, self.settings, self.notebook.image):
             return ()
         # A rebuilt or re-pulled image under the same name is a change. The name is the plan's: once it means another
         # image, Docker lists the container's by its id.
-        now = images.current_ids(self.api, self.deployment, self.notebook.image)
+        now = images.ids(present, self.deployment, self.notebook.image)
         return statuses if all(status.image_id == now.get(status.name) for status in statuses) else ()
 
     @property

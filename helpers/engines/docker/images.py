@@ -8,10 +8,11 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from helpers import clone, commands, digests, references, site_network
 from helpers.engines.docker import argv, client_config
@@ -107,11 +108,16 @@ def needed(deployment: Deployment, notebook: NotebookImage) -> tuple[str, ...]:
     return tuple(dict.fromkeys(by_service(deployment, notebook).values()))
 
 
-def current_ids(api: DockerApi, deployment: Deployment, notebook: NotebookImage) -> dict[str, str]:
+def present(api: DockerApi, deployment: Deployment, notebook: NotebookImage) -> dict[str, dict[str, Any] | None]:
+    """The image of each reference that the services are made from; None for one that is not here."""
+    return {name: here(api, name) for name in needed(deployment, notebook)}
+
+
+def ids(
+    images: Mapping[str, Mapping[str, Any] | None], deployment: Deployment, notebook: NotebookImage
+) -> dict[str, str]:
     """The id of the image that each service's container would be made from now; "" for one that is not here."""
-    names = by_service(deployment, notebook)
-    ids = {name: (api.image(local(api, name)) or {}).get("id", "") for name in set(names.values())}
-    return {service: ids[name] for service, name in names.items()}
+    return {service: (images[name] or {}).get("id", "") for service, name in by_service(deployment, notebook).items()}
 
 
 def reference(key: str, settings: Settings) -> str:
@@ -127,6 +133,12 @@ def local(api: DockerApi, reference: str) -> str:
     """
     name = references.without_digest(reference)
     return name if name != reference and api.image(reference) is None and api.image(name) is not None else reference
+
+
+def here(api: DockerApi, reference: str) -> dict[str, Any] | None:
+    """That image, as ``api.image`` tells of it; None where it is not here."""
+    name = references.without_digest(reference)
+    return api.image(reference) or (api.image(name) if name != reference else None)
 
 
 def _folder(name: str) -> Path:
@@ -164,12 +176,22 @@ def warn_about_disk(names: Iterable[str], notebook: NotebookImage, disk_free: in
 
 def stale(api: DockerApi, deployment: Deployment, notebook: NotebookImage) -> tuple[str, ...]:
     """Our images that are missing or whose inputs changed, and others that are missing."""
-    return tuple(name for name in needed(deployment, notebook) if is_stale(api, name, deployment.settings, notebook))
+    return outdated(present(api, deployment, notebook), deployment.settings, notebook)
+
+
+def outdated(
+    images: Mapping[str, Mapping[str, Any] | None], settings: Settings, notebook: NotebookImage
+) -> tuple[str, ...]:
+    """The same of images that were looked at already."""
+    return tuple(name for name, image in images.items() if _is_outdated(name, image, settings, notebook))
 
 
 def is_stale(api: DockerApi, name: str, settings: Settings, notebook: NotebookImage) -> bool:
     """Whether an image is missing, or is ours and its inputs changed since it was built."""
-    image = api.image(local(api, name))
+    return _is_outdated(name, here(api, name), settings, notebook)
+
+
+def _is_outdated(name: str, image: Mapping[str, Any] | None, settings: Settings, notebook: NotebookImage) -> bool:
     if image is None:
         return True
     return is_own(name) and image["labels"].get(f"{LABEL}.inputs") != inputs(name, settings, notebook)
@@ -192,7 +214,7 @@ def ensure(
             _build(name, settings, notebook, progress)
         else:
             _pull_or_build(api, name, settings, notebook, progress)
-        size = (api.image(local(api, name)) or {}).get("size", 0)
+        size = (here(api, name) or {}).get("size", 0)
         progress.step(
             f"{place} of {len(created)}: {name} is here, {size / 2**20:.0f} MiB in {time.monotonic() - begun:.0f} s"
         )

@@ -31,8 +31,10 @@ def files(deployment: DockerDeployment) -> tuple[str, ...]:
 
 
 def _image(deployment: DockerDeployment, key: str) -> str:
-    """The image of postgres, minio or versitygw, by the name under which it is here, if it is."""
+    """The image of postgres, minio or versitygw, by the name that it has here; as it is where no service has it."""
     reference = images.reference(key, deployment.settings)
+    if key not in ("postgres", deployment.object_store):
+        return reference
     try:
         return images.local(deployment.api, reference)
     except TrackbedError:
