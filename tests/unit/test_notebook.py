@@ -158,7 +158,8 @@ def test_the_login_of_an_index_is_in_no_word_of_a_command_and_in_no_image(tmp_pa
     assert "TORCH_INDEX=https://wheels.example/rocm" in words and "sesame" not in str(words)
     assert images.secrets(chosen.name, amd) == {"TRACKBED_TORCH_INDEX": LOGIN}
     assert images.secrets("trackbed/mlflow:1", amd) == {} == images.secrets(chosen.name, settings(tmp_path))
-    assert "--secret" not in images.build_command(chosen.name, settings(tmp_path), chosen)
+    for other in (settings(tmp_path), settings(tmp_path, TORCH_INDEX=LOGIN, TORCH="none")):  # nothing comes from it
+        assert "--secret" not in images.build_command(chosen.name, other, chosen)
 
 
 def test_uv_and_pip_have_the_login_of_an_index_in_their_environment(

@@ -256,7 +256,9 @@ def proxies(settings: Settings) -> dict[str, str]:
 
 def secrets(name: str, settings: Settings) -> dict[str, str]:
     """What a build's environment has for its secrets: the index of PyTorch, where it asks for a login."""
-    return wheels.secret(settings.torch_index) if name.rpartition(":")[0] == REPOSITORY else {}
+    if name.rpartition(":")[0] != REPOSITORY or settings.torch == wheels.NONE:
+        return {}
+    return wheels.secret(settings.torch_index)
 
 
 def build_command(
