@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from helpers import database_settings, site_network
+from helpers import database_settings, url_logins
 from helpers import status as inspection
 from helpers.engines import scripts
 from helpers.engines.base import Engine
@@ -191,7 +191,7 @@ class Secrets:
 
 def without_login(text: str) -> str:
     """URLs without what stands before their host, but for the name of MLflow's role in the database."""
-    return site_network.masked(text, database_settings.USER)
+    return url_logins.masked(text, database_settings.USER)
 
 
 def _port(address: str, published: int, target: int) -> str:

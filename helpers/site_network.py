@@ -153,12 +153,6 @@ def trust(path: str) -> dict[str, str]:
     return dict.fromkeys(TRUST, path)
 
 
-def masked(text: str, public: str = "") -> str:
-    """URLs without the login before their host, also one whose password has an @ in it. ``public``: a user's name alone
-    that is no secret."""
-    return re.sub(rf"//(?!{re.escape(public)}@)[^/\s]*@", "//***@", text)
-
-
 def shown(proxy: str) -> str:
     """A proxy without its login, also one without http://, as programs take it, or with a / in its password."""
     return re.sub(r"^(\w+://)?.*@", r"\1***@", proxy)

@@ -14,7 +14,7 @@ from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.machine import free_space
 
-ONE_REQUEST = 5 * 2**30  # bytes up to which a large object is stored by one request; above, in parts
+ONE_REQUEST = 5 * 2**30  # bytes that S3 takes in one request, as the server's s3_objects.py knows
 OBJECT = 4096  # bytes of a disk that the smallest object takes
 # bytes unpacked, and seconds without any, after which the disk is asked again: this machine's, and another one's
 EVERY, EVERY_REMOTE = 8 * 2**20, 64 * 2**20

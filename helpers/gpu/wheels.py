@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import references
+from helpers import references, url_logins
 
 FOLDER = references.FILE.parent / "jupyter"
 AUTO, NONE, GIVEN = "auto", "none", "given"
@@ -83,14 +83,9 @@ def index(build: str, torch_index: str = "") -> str:
     return "" if build == CUDA13 else f"{references.wheel_index()}/{build}"
 
 
-def public(index: str) -> str:
-    """An index's address without its login, as it may stand in a command, in an image or in a file."""
-    return re.sub(r"//[^/\s]*@", "//", index)
-
-
 def secret(index: str) -> dict[str, str]:
     """What a program's environment carries of an index that asks for a login; {} where it asks for none."""
-    return {WITH_LOGIN: index} if public(index) != index else {}
+    return {WITH_LOGIN: index} if url_logins.removed(index) != index else {}
 
 
 def requirements(build: str, torch_index: str = "") -> tuple[Path, bool]:
@@ -104,10 +99,10 @@ def build_arguments(variant: str, build: str, torch: str, torch_index: str) -> d
     """The arguments of the notebook image's Dockerfile that name its PyTorch."""
     build = build or (CPU if torch == CPU else named(variant))
     if torch == NONE:
-        return {"TORCH": "", "TORCH_INDEX": public(index(build, torch_index))}
+        return {"TORCH": "", "TORCH_INDEX": url_logins.removed(index(build, torch_index))}
     lock, hashed = requirements(build, torch_index)
     return {
         "TORCH": lock.name,
-        "TORCH_INDEX": public(index(build, torch_index)),
+        "TORCH_INDEX": url_logins.removed(index(build, torch_index)),
         **({"TORCH_HASHES": "--require-hashes"} if hashed else {}),
     }

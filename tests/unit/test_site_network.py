@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import site_network
+from helpers import site_network, url_logins
 from helpers.engines import jupyterlab, notebook_spec
 from helpers.engines.docker import client_config
 from helpers.engines.embedded.engine import EmbeddedEngine
@@ -185,4 +185,4 @@ def test_no_login_of_a_proxy_is_told(proxy: str, shown: str) -> None:
     ],
 )
 def test_a_url_is_shown_without_its_login(text: str, shown: str) -> None:
-    assert site_network.masked(text, "mlflow") == shown
+    assert url_logins.masked(text, "mlflow") == shown

@@ -8,14 +8,13 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-from helpers import bundle_file, bundles, references
+from helpers import bundle_file, bundles, references, url_logins
 from helpers.bundles import Bundle, BundleError, Packing
 from helpers.engines.docker import images
 from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.notebook_image import REPOSITORY, NotebookImage
 from helpers.engines.streaming import Input, piped
 from helpers.errors import TrackbedError
-from helpers.gpu import wheels
 from helpers.plurals import counted
 from helpers.project.deployment import Deployment
 from helpers.services import ProgressReporter, megabytes
@@ -153,7 +152,7 @@ def _entry(listed: Mapping[str, Any], name: str, notebook: NotebookImage, bundle
 
 def _built_from(settings: Settings) -> dict[str, str]:
     """The settings that our images are made from; a login stays on the machine that has it."""
-    return {name: wheels.public(str(getattr(settings, name.lower()))) for name in BUILT_FROM}
+    return {name: url_logins.removed(str(getattr(settings, name.lower()))) for name in BUILT_FROM}
 
 
 def _other_inputs(name: str, share: Mapping[str, Any], deployment: Deployment, bundle: Bundle) -> TrackbedError:

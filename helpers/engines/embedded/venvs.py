@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from helpers import commands, digests, files, safe_files, site_network
+from helpers import commands, digests, files, safe_files, url_logins
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.gpu import wheels as gpu_wheels
 from helpers.services import ProgressReporter
@@ -78,7 +78,7 @@ class Venv:
         if self.made:
             return self.root / self.made
         # another login of the same index leads to the same packages
-        further = [item for extra in self.extras for item in (extra.requirements, gpu_wheels.public(extra.index))]
+        further = [item for extra in self.extras for item in (extra.requirements, url_logins.removed(extra.index))]
         return self.root / f"{self.name}-{digests.digest(self.lock, *further)}"
 
     @property
@@ -210,7 +210,7 @@ class Venv:
             extra = self.installed_by(argv)
             index = extra.index if extra and extra.index else "the package index"
             return TrackbedError(
-                f"PyTorch could not be installed from {site_network.masked(index)}: {reason}",
+                f"PyTorch could not be installed from {url_logins.masked(index)}: {reason}",
                 "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch",
                 said,
             )
