@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import struct
 import subprocess
@@ -239,6 +240,24 @@ def test_a_program_that_fails_or_is_not_there(tmp_path: Path) -> None:
     assert asyncio.run(run(b"import os; print(os.getcwd())"))[0].decode().strip() == str(tmp_path)
     _, code, said = asyncio.run(run(b"raise SystemExit('x' * 10**5)"))
     assert code == 1 and 0 < len(said) <= programs.WORDS
+
+
+def test_a_program_that_leaves_its_input_is_no_error_in_jupyterlabs_log(tmp_path: Path) -> None:
+    """Before, "Future exception was never retrieved" with a traceback."""
+    logged: list[Any] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
+        program = await programs.Program.start(str(tmp_path), ["4"])
+        await program.give(b"pass" + b"rest" * 10**6)
+        program.close()
+        assert await program.output() == b""
+        await program.ended()
+        program.end()
+
+    asyncio.run(run())
+    gc.collect()  # asyncio tells it where the future goes
+    assert not logged
 
 
 def test_a_program_that_cannot_be_started_tells_why(notebook: Relayed, tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ class Program:
 
     def __init__(self, process: Any, errors: Any) -> None:
         self._process, self._errors = process, errors
+        self._input = asyncio.ensure_future(self._input_ended())
+
+    async def _input_ended(self) -> None:
+        """Older Pythons log what nobody has asked about: that the program left some of its input."""
+        with suppress(OSError):
+            await self._process.stdin.wait_closed()
 
     @classmethod
     async def start(cls, folder: str, words: list[str]) -> Program | NotStarted:
