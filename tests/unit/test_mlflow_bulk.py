@@ -633,7 +633,7 @@ def test_what_is_listed_by_another_name_is_read_and_removed(monkeypatch: pytest.
     monkeypatch.setattr(s3_objects._S3Reader, "make", make)
     monkeypatch.setattr("trackbed_mlflow.multipart_uploads.end_below", lambda client, bucket, prefix: 0)
     place = s3_objects.S3Objects(Client(), "b", "p")
-    monkeypatch.setattr(place, "names", lambda: [(name, 1) for name in listed])
+    monkeypatch.setattr(place, "_pages", lambda root: [[{"Key": f"p/{name}"} for name in listed]])
     result: list[Any] = [place.open(name) for name in listed]
     assert result == [1, 2, 3]
     assert place.drop() == 3 and stored.keys() <= removed
@@ -664,7 +664,8 @@ def test_objects_are_removed_many_at_once(monkeypatch: pytest.MonkeyPatch, refus
     monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
     monkeypatch.setattr("trackbed_mlflow.multipart_uploads.end_below", lambda client, bucket, prefix: 0)
     place = s3_objects.S3Objects(Client(), "b", "p")
-    monkeypatch.setattr(place, "names", lambda: [(name, 1) for name in (*names, "1/line\nbreak")])
+    listed = [{"Key": f"p/{name}"} for name in (*names, "1/line\nbreak")]
+    monkeypatch.setattr(place, "_pages", lambda root: [listed])
     assert place.drop() == len(names) + 1 and not held
     assert "q/1" not in alone
     if refused in ("nothing", "one"):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trackbed_mlflow import durability, garbage_collection
-from trackbed_mlflow.errors import Stop
+from trackbed_mlflow import durability, garbage_collection, multipart_uploads, s3_objects
+from trackbed_mlflow.errors import FAILED, Stop
 from trackbed_mlflow.s3_objects import S3Objects
 
 RUN, MODEL, TRACE = "1" * 32, "m-" + "2" * 32, "tr-" + "3" * 32
@@ -96,17 +96,37 @@ def test_the_journal_of_the_stores_disk_is_told_what_went(tmp_path: Path, monkey
     """With the token, or an unclean stop would report as missing what was removed on purpose."""
 
     class Bucket(S3Objects):
-        def __init__(self, client: Any, bucket: str, prefix: str, pool: Any) -> None:
-            self.client, self.bucket, self.root, self.pool = client, bucket, prefix, pool
-
-        def drop(self) -> int:
+        def drop(self, folder: str = "") -> int:
             return 0
 
     notes: list[dict[str, object]] = []
     token = tmp_path / "token"
     token.write_text("hush\n")
-    monkeypatch.setattr(garbage_collection, "S3Objects", Bucket)
     monkeypatch.setattr(durability, "ask", lambda address, **words: notes.append({"at": address, **words}))
     environment = {"TRACKBED_STORE_SYNC": "store-sync:1", durability.TOKEN_FILE: str(token)}
-    garbage_collection._remove_folders(environment, Bucket(None, "b", "live/", None), [f"1/{RUN}"])
+    garbage_collection._remove_folders(environment, Bucket(None, "b", "live"), [f"1/{RUN}"])
     assert notes == [{"at": "store-sync:1", "bucket": "b", "removed": f"live/1/{RUN}", "token": "hush"}]
+
+
+def test_a_store_that_removes_one_at_a_time_is_asked_once_for_more_and_not_by_each_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = {f"live/1/{run}/artifacts/{name}" for run in ("a", "b", "c") for name in ("x", "y")}
+    many: list[Any] = []
+
+    class Client:
+        def list_objects_v2(self, Prefix: str, **_: str) -> dict[str, Any]:  # noqa: N803
+            return {"Contents": [{"Key": key} for key in sorted(held) if key.startswith(Prefix)]}
+
+        def delete_objects(self, **given: Any) -> None:
+            many.append(given)
+            raise Stop(FAILED, "NotImplemented")
+
+        def delete_object(self, Key: str, **_: str) -> dict[str, Any]:  # noqa: N803
+            held.discard(Key)
+            return {}
+
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(multipart_uploads, "end_below", lambda *_: 0)
+    garbage_collection._remove_folders({}, S3Objects(Client(), "b", "live"), ["1/a", "1/b"])
+    assert held == {"live/1/c/artifacts/x", "live/1/c/artifacts/y"} and len(many) == 1

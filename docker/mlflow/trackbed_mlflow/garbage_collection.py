@@ -20,7 +20,6 @@ from trackbed_mlflow import amounts, durability
 from trackbed_mlflow.errors import USAGE, Stop, required, say
 from trackbed_mlflow.folder_objects import FolderObjects
 from trackbed_mlflow.object_store import ObjectStore, storage
-from trackbed_mlflow.s3_objects import S3Objects
 from trackbed_mlflow.schema import find_migrations
 from trackbed_mlflow.write_journal import Journal
 
@@ -278,8 +277,7 @@ def _remove_folders(environment: Mapping[str, str], store: ObjectStore, paths: C
                 FolderObjects(store.folder / path).drop()
                 Journal(store.folder.parent).note(str(store.folder / path), False)
                 continue
-            inner = S3Objects(store.client, store.bucket, f"{store.root}{path}", store.pool)
-            inner.drop()
+            store.drop(path)
             if address:
                 durability.ask(address, bucket=store.bucket, removed=f"{store.root}{path}", token=token)
         except OSError as error:

@@ -57,13 +57,13 @@ class S3Objects:
         self._names = name_conflicts.Names(self._holds, self._is_free)
         self._conflicts: deque[tuple[str, bytes | None, str]] = deque()  # name, content, why not
 
-    def _pages(self) -> Iterator[list[dict[str, Any]]]:
+    def _pages(self, root: str) -> Iterator[list[dict[str, Any]]]:
         token: dict[str, str] = {}
         while True:
             page = wait(
                 "the object store",
                 lambda more=token: s3_call(  # type: ignore[misc]
-                    lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.root, **more)
+                    lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=root, **more)
                 ),
             )
             if page is None:
@@ -78,7 +78,7 @@ class S3Objects:
 
     def listing(self) -> Iterator[tuple[str, int, float]]:
         """Name, size and time of the last change."""
-        for page in self._pages():
+        for page in self._pages(self.root):
             yield from (
                 (item["Key"].removeprefix(self.root), item["Size"], item["LastModified"].timestamp())
                 for item in page
@@ -87,7 +87,7 @@ class S3Objects:
 
     def tagged(self) -> Iterator[tuple[str, int, str]]:
         """Name, size and ETag."""
-        for page in self._pages():
+        for page in self._pages(self.root):
             yield from (
                 (item["Key"].removeprefix(self.root), item["Size"], _tag(item))
                 for item in page
@@ -96,7 +96,7 @@ class S3Objects:
 
     def marked(self) -> Iterator[tuple[str, int, str]]:
         """Name, size and what changes with the content: ETag and time. "" where the ETag is no checksum."""
-        for page in self._pages():
+        for page in self._pages(self.root):
             for item in page:
                 tag = _tag(item)
                 sure = re.fullmatch(r"[0-9a-f]{32}(-[0-9]+)?", tag)
@@ -283,11 +283,12 @@ class S3Objects:
         """S3 answers when an object is stored."""
         self._finish_small()
 
-    def drop(self) -> int:
+    def drop(self, folder: str = "") -> int:
+        """Remove all, or what is below ``folder``."""
+        root = f"{self.root}{folder}/" if folder else self.root
         count, many = 0, list[str]()
-        for name, _ in self.names():
+        for key in (item["Key"] for page in self._pages(root) for item in page if not item["Key"].endswith("/")):
             count += 1
-            key = self.root + name
             if not _NAMED_BY_XML.fullmatch(key):
                 for true in name_conflicts.true_names(key):
                     self.pool.do(lambda key=true: self._ask("delete_object", Key=key))  # type: ignore[misc]
@@ -299,7 +300,7 @@ class S3Objects:
         if many:
             self._drop_many(many)
         self.pool.finish()
-        multipart_uploads.end_below(self.client, self.bucket, self.root)  # of objects that never became one
+        multipart_uploads.end_below(self.client, self.bucket, root)  # of objects that never became one
         return count
 
     def _drop_many(self, keys: list[str]) -> None:
