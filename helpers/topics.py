@@ -30,6 +30,7 @@ MESSAGES: Mapping[str, str] = {
     r"permission denied|the file system is read-only|belongs to (root|another user|someone else)|is closed to the user"
     r"|this user may not open|cannot save files": "permission-denied",
     r"^not (ready|up) after|^interrupted": "not-ready",
+    r"^nothing was (restored|removed|stopped|deleted, nothing was stopped)$": "commands",  # said no
 }
 # the longest that fits
 MODULES: Mapping[str, str] = {
