@@ -135,8 +135,10 @@ def refresh(project: Project) -> None:
     """Hand it over after something that it tells of; nothing where nothing runs. That it fails is told by the page's
     own age, and is no reason for a backup to fail."""
     with suppress(TrackbedError, OSError):
-        engine = select.current(project)
-        if not engine.deployment.notebook_only and project.state.applied.get(APPLIED):
+        if not (project.state.engine and project.state.applied.get(APPLIED)):
+            return
+        engine = select.make(project, project.state.engine)  # one that cannot be used does not take it
+        if not engine.deployment.notebook_only:
             engine.put_start_page(_file(document(project, engine)))
 
 

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -114,7 +114,7 @@ def make(
     begun, about = time.monotonic(), _about(project, engine) | workspace.about(engine, with_workspace)
     with replacing(path) as stream:
         writer = archive.Writer(stream, about)
-        result, size = _rows(project, engine, writer, progress, with_secrets)
+        facts = _rows(project, engine, writer, progress, with_secrets)
         progress.step("objects")
         meter = Meter(progress, "objects")
         _, whole = artifacts.total(engine)
@@ -122,7 +122,7 @@ def make(
             writer.object(key, length, content)
             meter.report(writer.object_bytes, writer.objects, whole)
         kept = workspace.back_up(engine, writer, progress, room=shutil.disk_usage(path.parent).free - archive.FREE)
-        return writer.finish(_facts(engine, result, size, begun, with_secrets) | kept.facts), kept
+        return writer.finish(facts | _since(begun) | kept.facts), kept
 
 
 @dataclass(frozen=True)
@@ -159,24 +159,26 @@ def add(
     """
     need(engine, POSTGRES, STORE)
     progress.step("reading a share of the earlier pieces again")
-    reread = scrub.read_share(store)
-    copied = {digest for digest in reread.wrong if damage.restore_from_copy(store, digest)}
     try:
-        with repository_writer.Writer(
-            store,
-            project.settings.project,
-            {**_about(project, engine), "project_id": identity(project), **workspace.about(engine, with_workspace)},
-            _origin(project, engine),
-            {*reread.wrong, *lost} - copied,
-        ) as writer:
+        with (
+            scrub.share_beside(store) as share,
+            repository_writer.Writer(
+                store,
+                project.settings.project,
+                {**_about(project, engine), "project_id": identity(project), **workspace.about(engine, with_workspace)},
+                _origin(project, engine),
+                lost,
+                share.lost,
+            ) as writer,
+        ):
             name, manifest, kept = _add(project, engine, writer, progress, with_secrets, files_until)
             left = writer.lost - writer.rewritten
-            scrub.save_position(store, reread, left)
+            scrub.save_position(store, share.result, left)
             return Added(
                 name,
                 manifest,
-                reread,
-                len(writer.rewritten) + len(copied),
+                share.result,
+                len(writer.rewritten) + share.copied,
                 _affected(store, left) if left else {},
                 tuple(writer.remarks),
                 kept,
@@ -210,16 +212,18 @@ def _add(
     files_until: float,
 ) -> tuple[str, dict[str, Any], workspace.Kept]:
     begun = time.monotonic()
-    result, size = _rows(project, engine, writer, progress, with_secrets)
-    progress.step("objects")
-    meter = Meter(progress, "objects")
-    expected = writer.listed(artifacts.list_all(engine, progress))
-    if writer.pending:
-        for key, length, content in artifacts.read(engine, expected):
-            writer.object(key, length, content)
-            meter.report(writer.read_bytes, writer.objects, writer.pending_bytes)
-    kept = workspace.back_up(engine, writer, progress, until=files_until)
-    name, manifest = writer.finish(_facts(engine, result, size, begun, with_secrets) | kept.facts)
+    with artifacts.offer(engine) as objects:
+        facts = _rows(project, engine, writer, progress, with_secrets, objects.begin)
+        progress.step("objects")
+        meter = Meter(progress, "objects")
+        expected = writer.listed(objects.list_all(progress))
+        if writer.pending:
+            for key, length, content in objects.read(expected):
+                writer.object(key, length, content)
+                meter.report(writer.read_bytes, writer.objects, writer.pending_bytes)
+        objects.close()
+        kept = workspace.back_up(engine, writer, progress, until=files_until)
+        name, manifest = writer.finish(facts | _since(begun) | kept.facts)
     return name, manifest, kept
 
 
@@ -252,9 +256,15 @@ def identity(project: Project) -> str:
 
 
 def _rows(
-    project: Project, engine: Engine, writer: Writer, progress: ProgressReporter, with_secrets: bool
-) -> tuple[database.Contents, int]:
-    """Everything but the objects; gives what the dump holds and its size in bytes."""
+    project: Project,
+    engine: Engine,
+    writer: Writer,
+    progress: ProgressReporter,
+    with_secrets: bool,
+    at_moment: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Everything but the objects; gives what the manifest says of it. ``at_moment``: called as soon as the moment of
+    the dump is fixed, before that is read."""
     kept = {key: value for key, value in project.state.remembered.items() if key in PORTABLE}
     writer.small("settings.json", json.dumps(kept, sort_keys=True).encode())
     if logins := users.load(project.settings):
@@ -265,12 +275,10 @@ def _rows(
     # the database first: every artifact that a row of this moment points to was stored before it
     progress.step("database")
     with database.dump(engine, project.state.active["database"]) as dump:
+        at_moment()
+        versions = dict(engine.versions())  # while pg_dump begins
         size = writer.database(cast("IO[bytes]", Counted(dump.stream, rows_taken(progress))))
-        return dump.contents(), size
-
-
-def _facts(engine: Engine, contents: database.Contents, size: int, begun: float, with_secrets: bool) -> dict[str, Any]:
-    versions = dict(engine.versions())
+        contents = dump.contents()
     return {
         "schema": contents.schema,
         "tables": contents.tables,
@@ -278,9 +286,12 @@ def _facts(engine: Engine, contents: database.Contents, size: int, begun: float,
         "moment": list(contents.moment),
         "with_secrets": with_secrets,
         "mlflow": versions.get("mlflow") or versions.get("image mlflow", ""),
-        "seconds": round(time.monotonic() - begun, 1),
         "versions": versions,
     }
+
+
+def _since(begun: float) -> dict[str, Any]:
+    return {"seconds": round(time.monotonic() - begun, 1)}
 
 
 def words(manifest: dict[str, Any]) -> str:

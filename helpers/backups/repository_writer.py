@@ -9,7 +9,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Any
@@ -31,7 +31,7 @@ from helpers.backups.repository import (
     rendered,
     stamp,
 )
-from helpers.backups.storage import BlobStore, scratch
+from helpers.backups.storage import BlobStore, Missing, Unreadable, scratch
 from helpers.backups.workspace_entries import FILES, FILES_LIST, workspace_facts
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
@@ -88,12 +88,21 @@ class Writer:
 
     ``origin`` names the store that the objects are in: marks mean something only within one. ``lost``: pieces whose
     content is known to be wrong; they are written again where the content is read, and are in ``rewritten`` then.
+    ``later``: more of them, which somebody is still looking for. Until they are known, a piece counts as there only
+    where its content was compared.
     """
 
     def __init__(
-        self, store: BlobStore, project: str, about: dict[str, Any], origin: str, lost: Iterable[str] = ()
+        self,
+        store: BlobStore,
+        project: str,
+        about: dict[str, Any],
+        origin: str,
+        lost: Iterable[str] = (),
+        later: Future[set[str]] | None = None,
     ) -> None:
         self.lost, self.rewritten = set(lost), set[str]()
+        self._later, self._early = later, set[str]()
         self.remarks: list[str] = []
         self._blobs, self._project, self._origin = store, project, origin
         self.about = {"format": PLAIN, **about}
@@ -181,7 +190,27 @@ class Writer:
         self._files.add(entry.sha256, entry.size, entry.name.removeprefix(FILES))
         self.file_bytes += entry.size
 
+    def _learn_lost(self) -> None:
+        """Wait until it is known which earlier pieces are wrong."""
+        if self._later is not None:
+            found, self._later = self._later.result(), None
+            self.lost |= found
+            self.rewritten |= found & self._early
+
+    def _has(self, digest: str, content: bytes | bytearray) -> bool:
+        """Whether the piece with this content is there."""
+        if self._later is None or self._later.done() or digest in self.lost:
+            return self._holds(digest, len(content))
+        if not self._blobs.holds(piece(digest), len(content)):
+            return False
+        with suppress(Missing, Unreadable):
+            if self._blobs.read(piece(digest), len(content)) == content:
+                return True
+        self.lost.add(digest)
+        return False
+
     def _holds(self, digest: str, size: int) -> bool:
+        self._learn_lost()
         return (digest not in self.lost or digest in self.rewritten) and self._blobs.holds(piece(digest), size)
 
     def object(self, name: str, size: int, stream: IO[bytes]) -> None:
@@ -214,8 +243,10 @@ class Writer:
             whole.update(content)
             total += len(content)
             pieces.append(digest)
-            if self._index.is_fresh(digest) and not self._holds(digest, len(content)):
+            if self._index.is_fresh(digest) and not self._has(digest, content):
                 self._send(piece(digest), content)
+                if self._later is not None:
+                    self._early.add(digest)
                 self._stored, self._stored_bytes = self._stored + 1, self._stored_bytes + len(content)
                 self.rewritten |= {digest} & self.lost
         return Entry(name, total, whole.hexdigest(), mark, pieces)
@@ -232,6 +263,7 @@ class Writer:
 
     def finish(self, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Name the backup, now that all it needs lasts; gives its name and manifest."""
+        self._learn_lost()
         size = self._list.tell()
         self._list.seek(0)
         listed = self._store("list", size, self._list)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Event
 
-from helpers.backups.damage import read_back
+from helpers.backups.damage import read_back, restore_from_copy
 from helpers.backups.repository import _SHA, piece
 from helpers.backups.storage import BlobStore, Missing, Unreadable
 from helpers.errors import TrackbedError
@@ -64,14 +67,16 @@ def _share(after: str, digest: str) -> float:
     return ((int(digest[:8], 16) - int(after[:8] or "0", 16)) % 2**32) / 2**32
 
 
-def read_share(store: BlobStore) -> ScrubResult:
-    """Read the next share, and what was wrong the last time."""
+def read_share(store: BlobStore, stopped: Callable[[], bool] = lambda: False) -> ScrubResult:
+    """Read the next share, and what was wrong the last time; no more of it once ``stopped`` says so."""
     after, known = _state(store)
     result, begun = ScrubResult(position=after), time.monotonic()
 
     def chosen() -> Iterator[tuple[str, int]]:
         read = 0
         for path, size in _round(store, after):
+            if stopped():
+                return
             if (read >= LEAST and _share(after, path.rpartition("/")[2]) >= SHARE) or (
                 read and time.monotonic() > begun + SECONDS
             ):
@@ -88,6 +93,45 @@ def read_share(store: BlobStore) -> ScrubResult:
         if wrong:
             result.wrong[result.position] = wrong
     return result
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share that is read beside what else a backup does. ``lost``: once it has been read, the pieces that are wrong
+    and have no copy; ``result`` and ``copied``, how many got theirs from it, from then on."""
+
+    _read: Future[tuple[ScrubResult, set[str]]]
+    lost: Future[set[str]]
+
+    @property
+    def result(self) -> ScrubResult:
+        return self._read.result()[0]
+
+    @property
+    def copied(self) -> int:
+        return len(self._read.result()[1])
+
+
+@contextmanager
+def share_beside(store: BlobStore) -> Iterator[Share]:
+    """Begin to read the next share; leaving the context early gives it up."""
+    left = Event()
+    thread = ThreadPoolExecutor(1)
+
+    def read() -> tuple[ScrubResult, set[str]]:
+        result = read_share(store, left.is_set)
+        return result, {digest for digest in result.wrong if restore_from_copy(store, digest)}
+
+    def lost() -> set[str]:
+        result, copied = reading.result()
+        return {*result.wrong} - copied
+
+    try:
+        reading = thread.submit(read)
+        yield Share(reading, thread.submit(lost))
+    finally:
+        left.set()
+        thread.shutdown(wait=True, cancel_futures=True)
 
 
 def _sized(store: BlobStore, digest: str) -> Iterator[tuple[str, int]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from helpers.data.checksum import SetSum
-from helpers.engines.streaming import BLOCK, Input, Pipe
+from helpers.engines.streaming import BLOCK, END_SECONDS, Input, Pipe
 from helpers.errors import TrackbedError
 from helpers.services import MLFLOW, ProgressReporter
 
@@ -23,19 +24,25 @@ LONG = 24 * 3600.0
 
 def listing(engine: Engine) -> Iterator[tuple[str, int, str]]:
     """Name, size and mark of each object; one whose mark is equal to an earlier one ("" never is) is unchanged."""
-    ended = -1
-    with engine.pipe(MLFLOW, (PROGRAM, "list"), fresh=True) as pipe, _whole_lines(pipe, "listing"):
-        count = 0
-        for line in pipe.out:
+    with engine.pipe(MLFLOW, (PROGRAM, "list"), fresh=True) as pipe:
+        yield from _listed(pipe, pipe.out)
+        pipe.finish()
+
+
+def _listed(pipe: Pipe, lines: Iterable[bytes]) -> Iterator[tuple[str, int, str]]:
+    """What a command prints as its list, up to the line with their number. Raises TrackbedError for less."""
+    count = 0
+    with _whole_lines(pipe, "listing"):
+        for line in lines:
             name, size, mark = json.loads(line)
             if name is None:
-                ended = size
-            else:
-                count += 1
-                yield name, size, mark
-        pipe.finish()
-    if ended != count:
-        raise TrackbedError("listing the objects ended early", "run the same command again")
+                if size == count:
+                    return
+                break
+            count += 1
+            yield name, size, mark
+    pipe.finish()  # its own words are better
+    raise TrackbedError("listing the objects ended early", "run the same command again")
 
 
 def total(engine: Engine) -> tuple[int, int]:
@@ -61,6 +68,10 @@ def read_all(engine: Engine, progress: ProgressReporter) -> Iterator[tuple[str, 
 def list_all(engine: Engine, progress: ProgressReporter) -> Iterator[tuple[str, int, str]]:
     """`listing` of every object in the same way; the size of those that are not listed is said to be 0."""
     yield from listing(engine)
+    yield from _unlisted(engine, progress)
+
+
+def _unlisted(engine: Engine, progress: ProgressReporter) -> Iterator[tuple[str, int, str]]:
     yield from ((name, 0, "") for name in _hidden(engine, progress))
 
 
@@ -81,33 +92,78 @@ def read(engine: Engine, names: Iterator[str] | None = None) -> Iterator[tuple[s
 
     The content has to be read before the next is asked for.
     """
-    ended = False
     with engine.pipe(MLFLOW, (PROGRAM, "out" if names is None else "pick"), fresh=True) as pipe:
-        try:
-            for chosen in names or ():
-                pipe.into.write(json.dumps(chosen).encode() + b"\n")
-            pipe.close()
-        except BrokenPipeError:
-            pass  # finish tells why
-        try:
-            with tarfile.open(
-                fileobj=pipe.out, mode="r|", bufsize=BLOCK, encoding="utf-8", errors="surrogateescape"
-            ) as tar:
-                for member in tar:
-                    tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-                    content = tar.extractfile(member)
-                    if content is None:
-                        continue
-                    if member.name == "end":
-                        ended = True
-                    else:
-                        yield member.name.removeprefix("o/"), member.size, content
-        except (tarfile.TarError, EOFError) as error:
-            pipe.finish()  # its own words are better
-            raise TrackbedError(f"reading the objects failed: {error}", "run the same command again") from None
+        yield from _picked(pipe, names or iter(()))
         pipe.finish()
+
+
+def _picked(pipe: Pipe, names: Iterator[str]) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """What a command streams of the ``names`` that it is told. Raises TrackbedError where that has no end."""
+    try:
+        for chosen in names:
+            pipe.into.write(json.dumps(chosen).encode() + b"\n")
+        pipe.close()
+    except BrokenPipeError:
+        pass  # finish tells why
+    ended = False
+    try:
+        with tarfile.open(
+            fileobj=pipe.out, mode="r|", bufsize=BLOCK, encoding="utf-8", errors="surrogateescape"
+        ) as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+                content = tar.extractfile(member)
+                if content is None:
+                    continue
+                if member.name == "end":
+                    ended = True
+                else:
+                    yield member.name.removeprefix("o/"), member.size, content
+    except (tarfile.TarError, EOFError) as error:
+        pipe.finish()  # its own words are better
+        raise TrackbedError(f"reading the objects failed: {error}", "run the same command again") from None
     if not ended:
+        pipe.finish()
         raise TrackbedError("reading the objects ended early", "run the same command again")
+
+
+class Offer:
+    """A command that lists all objects once it is told to, and then gives those that are asked for. Starting it takes
+    longer than listing some thousands, so it may be started before it is needed."""
+
+    def __init__(self, engine: Engine, pipe: Pipe) -> None:
+        self._engine, self._pipe = engine, pipe
+        self._known = True
+
+    def begin(self) -> None:
+        """List from now on: what is stored by now is among them."""
+        with suppress(BrokenPipeError):  # whoever reads the list sees that it ended
+            self._pipe.into.write(b"\n")
+
+    def list_all(self, progress: ProgressReporter) -> Iterator[tuple[str, int, str]]:
+        """As `list_all` has it; after ``begin``."""
+        first = self._pipe.out.readline()
+        self._known = bool(first)
+        if self._known:
+            yield from _listed(self._pipe, itertools.chain((first,), self._pipe.out))
+        else:  # an image of an earlier version does not know this command, and says nothing
+            yield from listing(self._engine)
+        yield from _unlisted(self._engine, progress)
+
+    def read(self, names: Iterator[str]) -> Iterator[tuple[str, int, IO[bytes]]]:
+        """As `read` has it; after the list."""
+        return _picked(self._pipe, names) if self._known else read(self._engine, names)
+
+    def close(self) -> None:
+        """Nothing more is asked for: the command ends beside what comes next."""
+        self._pipe.close()
+
+
+@contextmanager
+def offer(engine: Engine) -> Iterator[Offer]:
+    with engine.pipe(MLFLOW, (PROGRAM, "offer"), fresh=True) as pipe:
+        yield Offer(engine, pipe)
+        pipe.ended(END_SECONDS)  # what it gave was proven to be whole
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -100,7 +101,8 @@ def test_how_much_of_the_database_has_passed_is_told(tmp_path: Path, monkeypatch
     monkeypatch.setattr(database, "dump", dump)
     monkeypatch.setattr(archive, "CHUNK", 1000)
     writer = archive.Writer(io.BytesIO(), {})
-    assert create._rows(project(tmp_path), cast(Any, None), writer, progress, False)[1] == 2500
+    engine = SimpleNamespace(versions=dict)
+    assert create._rows(project(tmp_path), cast(Any, engine), writer, progress, False)["dump_bytes"] == 2500
     assert told[0] == ("database", 1000, 0) and told[-1] == ("database", 2500, 0)
 
 

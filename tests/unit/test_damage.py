@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from helpers.backups import damage, repository, scrub
 from helpers.backups.repository import Snapshot
 from helpers.backups.repository_writer import Writer
 from helpers.backups.storage import Folder, Unreadable
+from helpers.errors import TrackbedError
+from tests.conftest import PATIENCE
 from tests.unit.test_repository import DUMP, FACTS, HARM, Reads, crafted, piece, sha
 
 RUN = "0" * 31 + "1"
@@ -25,11 +29,21 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repository, "PIECE", 1000)
 
 
-def back_up(folder: Path, store: Reads, lost: set[str] | None = None, dump: bytes = DUMP) -> tuple[Snapshot, Writer]:
+def back_up(
+    folder: Path,
+    store: Reads,
+    lost: set[str] | None = None,
+    dump: bytes = DUMP,
+    later: Future[set[str]] | None = None,
+    found: set[str] | None = None,
+) -> tuple[Snapshot, Writer]:
+    """``found``: what ``later`` gives, once the dump is stored."""
     place = Folder(folder)
-    with Writer(place, "p", {"made": "2026-01-01T00:00:00+00:00"}, "here", lost or ()) as writer:
+    with Writer(place, "p", {"made": "2026-01-01T00:00:00+00:00"}, "here", lost or (), later) as writer:
         writer.small("settings.json", b"{}")
         writer.database(io.BytesIO(dump))
+        if later is not None:
+            later.set_result(found or set())
         store.into(writer)
         name, _ = writer.finish(FACTS)
     return Snapshot(place, name), writer
@@ -170,6 +184,82 @@ def test_what_the_system_has_no_more_stays_known(tmp_path: Path, snapshot: Snaps
         scrub.save_position(snapshot.store, result, left)
     piece(snapshot, b"hello").write_bytes(b"hello")
     assert not scrub.read_share(snapshot.store).wrong
+
+
+def test_a_dump_is_stored_while_earlier_pieces_are_read(tmp_path: Path, snapshot: Snapshot) -> None:
+    _, writer = back_up(tmp_path / "repo", Reads(OBJECTS), later=Future())
+    assert writer.unchanged == len(OBJECTS) and not writer.lost and examine(snapshot).ok
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_until_they_are_read_a_piece_counts_by_its_content_alone(
+    tmp_path: Path, snapshot: Snapshot, known: bool
+) -> None:
+    path = piece(snapshot, DUMP[:1000])
+    flip(path)
+    found = {path.name} if known else set()
+    new, writer = back_up(tmp_path / "repo", Reads(OBJECTS), later=Future(), found=found)
+    assert writer.rewritten == writer.lost == {path.name}
+    assert new.verify() and examine(snapshot).ok
+
+
+def test_an_object_waits_for_what_is_found_in_earlier_pieces(tmp_path: Path, snapshot: Snapshot) -> None:
+    path = piece(snapshot, b"hello")
+    flip(path)
+    _, writer = back_up(tmp_path / "repo", Reads(OBJECTS), later=Future(), found={path.name})
+    assert writer.rewritten == writer.lost == {path.name} and examine(snapshot).ok
+
+
+def test_a_piece_that_was_mended_while_it_was_read_is_not_named(tmp_path: Path, snapshot: Snapshot) -> None:
+    path = piece(snapshot, DUMP[:1000])
+    path.unlink()  # and stored by the time that it is said to be missing
+    _, writer = back_up(tmp_path / "repo", Reads(OBJECTS), later=Future(), found={path.name})
+    assert writer.rewritten == writer.lost == {path.name} and examine(snapshot).ok
+
+
+def test_a_backup_that_cannot_tell_what_is_damaged_ends(tmp_path: Path, snapshot: Snapshot) -> None:
+    later: Future[set[str]] = Future()
+    later.set_exception(TrackbedError("the place does not answer", "try again"))
+    with (
+        Writer(snapshot.store, "p", {"made": "2026-01-01T00:00:00+00:00"}, "here", (), later) as writer,
+        pytest.raises(TrackbedError, match="does not answer"),
+    ):
+        writer.finish(FACTS)
+    assert repository.names(snapshot.store) == [snapshot.name]
+
+
+def test_a_share_is_read_beside_what_else_is_done(snapshot: Snapshot) -> None:
+    digest = snapshot.manifest()["list"][0]
+    for path in (Path(str(snapshot.store)) / repository.piece(digest), piece(snapshot, b"hello")):
+        flip(path)
+    with scrub.share_beside(snapshot.store) as share:
+        assert share.lost.result(PATIENCE) == {sha(b"hello")}
+    assert share.copied == 1 and set(share.result.wrong) == {digest, sha(b"hello")}
+
+
+def test_a_share_that_is_given_up_is_read_no_further(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = Event(), Event()
+    seen: list[str] = []
+    looked = damage.read_back
+
+    def noted(place: Any, expected: Any) -> Iterator[tuple[str, int, str]]:
+        for path, size in expected:
+            begun.set()
+            assert go_on.wait(PATIENCE)
+            seen.append(path)
+            yield from looked(place, [(path, size)])
+
+    monkeypatch.setattr(scrub, "read_back", noted)
+
+    class GivenUp(Event):
+        def set(self) -> None:
+            super().set()
+            go_on.set()
+
+    monkeypatch.setattr(scrub, "Event", GivenUp)
+    with scrub.share_beside(snapshot.store):
+        assert begun.wait(PATIENCE)
+    assert len(seen) == 1
 
 
 def test_a_missing_piece_is_stored_again(tmp_path: Path, snapshot: Snapshot) -> None:

@@ -943,3 +943,55 @@ def test_only_what_is_asked_for_is_sent_and_what_is_gone_is_left_out(tmp_path: P
         assert tar.getnames() == ["o/ü", "o/a", "end"]
         content = tar.extractfile("end")
         assert content is not None and json.loads(content.read()) == {"objects": 2, "gone": 1}
+
+
+def offered(folder: Path, said: bytes) -> tuple[list[Any], bytes]:
+    """The list and the rest that `offer` prints."""
+    done = subprocess.run(
+        [sys.executable, str(ENTRY), "offer"],
+        input=said,
+        capture_output=True,
+        env={"PATH": os.environ["PATH"], "MLFLOW_ARTIFACTS_DESTINATION": str(folder)},
+        timeout=PATIENCE,
+        check=True,
+    )
+    lines, rest = list[Any](), done.stdout
+    while rest and (not lines or lines[-1][0] is not None):
+        line, _, rest = rest.partition(b"\n")
+        lines.append(json.loads(line))
+    return lines, rest
+
+
+def test_what_was_listed_is_sent_by_the_same_command(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    lines, rest = offered(tmp_path, b'\n"b"\n')
+    assert [name for name, *_ in lines] == ["a", "b", None]
+    with tarfile.open(fileobj=io.BytesIO(rest)) as tar:
+        assert tar.getnames() == ["o/b", "end"]
+    assert offered(tmp_path, b"") == ([], b"")  # who asks for nothing gets no list
+
+
+def test_objects_are_listed_once_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    order, target = list[str](), io.BytesIO()
+
+    class Listed(Objects):
+        def marked(self) -> Iterator[tuple[str, int, str]]:
+            order.append("listed")
+            yield "1/a", 1, "mark"
+
+    class Asking(io.BytesIO):
+        def readline(self, size: int | None = -1) -> bytes:
+            order.append("asked")
+            return super().readline(size)
+
+    stores: list[Objects] = []
+
+    def storage(environment: object, prefix: str) -> Objects:
+        order.append("ready")
+        stores.append(Listed({"1/a": b"a"}))
+        return stores[-1]
+
+    monkeypatch.setattr(transfer, "storage", storage)
+    assert transfer.objects_offered({}, Asking(b'\n"1/a"\n'), target) == "1 objects"
+    assert order[:3] == ["ready", "asked", "listed"] and len(stores) == 1

@@ -15,6 +15,7 @@ make REV     make the empty tables of that revision, in an empty database
 list         print one JSON line [name, size, mark] for each object; an equal mark: the object is unchanged
 out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the active one
 pick         the same of the objects only whose names stdin has, one JSON string a line
+offer        once stdin has a line, what `list` prints; then what `pick` gives of the names that follow that line
 digests      print as JSON, for each name that stdin has (one JSON string a line), SHA-256 and size, or null without one
 in PREFIX    store the objects of such a stream from stdin below PREFIX; print as JSON what had to be renamed
 sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back from the store
@@ -50,7 +51,7 @@ from typing import NoReturn
 
 from trackbed_mlflow.errors import STOPPED, USAGE, Stop, required, say
 
-BULK = ("list", "out", "pick", "digests", "in", "sums", "sizes", "drop")
+BULK = ("list", "out", "pick", "offer", "digests", "in", "sums", "sizes", "drop")
 Words = list[str]
 
 
@@ -254,6 +255,7 @@ COMMANDS: Mapping[str, tuple[Callable[[Words], None], tuple[int, ...]]] = {
     "list": (transfer("list"), (0,)),
     "out": (transfer("out"), (0, 1)),
     "pick": (transfer("pick"), (0,)),
+    "offer": (transfer("offer"), (0,)),
     "in": (transfer("in"), (1,)),
     "digests": (transfer("digests"), (0,)),
     "sums": (transfer("sums"), (0, 1)),

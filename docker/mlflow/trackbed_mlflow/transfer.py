@@ -28,17 +28,31 @@ BUFFER = 2**17  # bytes of a tar stream; tarfile copies a whole one for each hea
 
 def objects_list(environment: Mapping[str, str]) -> None:
     """Print name, size and mark of every object, and at the end their count: `null`, then the number."""
+    _print_list(storage(environment, ""))
+
+
+def _print_list(store: ObjectStore) -> None:
     count = 0
-    for entry in storage(environment, "").marked():
+    for entry in store.marked():
         print(json.dumps(entry))
         count += 1
-    print(json.dumps([None, count, ""]))
+    print(json.dumps([None, count, ""]), flush=True)
 
 
 def objects_picked(environment: Mapping[str, str], source: BinaryIO, target: BinaryIO) -> str:
     """`objects_out` of the names that ``source`` has."""
     with _names(source) as names:
-        return objects_out(environment, "", target, names)
+        return _write_objects(storage(environment, ""), names, target)
+
+
+def objects_offered(environment: Mapping[str, str], source: BinaryIO, target: BinaryIO) -> str:
+    """`objects_list` as soon as ``source`` has a line, then `objects_picked` of the rest: one start for both."""
+    store = storage(environment, "")
+    if not source.readline():
+        return "no objects were asked for"
+    _print_list(store)
+    with _names(source) as names:
+        return _write_objects(store, names, target)
 
 
 @contextlib.contextmanager
@@ -65,12 +79,15 @@ def _sha256(stream: BinaryIO) -> str:
     return sha.hexdigest()
 
 
-def objects_out(
-    environment: Mapping[str, str], prefix: str, target: BinaryIO, wanted: Iterator[str] | None = None
-) -> str:
+def objects_out(environment: Mapping[str, str], prefix: str, target: BinaryIO) -> str:
     """Write every object to a tar stream as `o/NAME`; the last member, `end`, tells that it is whole."""
-    store, count, gone = storage(environment, prefix), 0, 0
-    for name, size, stream in fetched(store, wanted or (name for name, _ in store.names())):
+    store = storage(environment, prefix)
+    return _write_objects(store, (name for name, _ in store.names()), target)
+
+
+def _write_objects(store: ObjectStore, names: Iterator[str], target: BinaryIO) -> str:
+    count, gone = 0, 0
+    for name, size, stream in fetched(store, names):
         if stream is None:
             gone += 1  # deleted while we were listing: nothing points to it any more
             continue
@@ -206,6 +223,8 @@ def _run(command: str, prefix: str, top: str) -> None:
         objects_list(os.environ)
     elif command == "pick":
         say(objects_picked(os.environ, sys.stdin.buffer, sys.stdout.buffer))
+    elif command == "offer":
+        say(objects_offered(os.environ, sys.stdin.buffer, sys.stdout.buffer))
     elif command == "digests":
         objects_digests(os.environ, sys.stdin.buffer)
     elif command == "in":
