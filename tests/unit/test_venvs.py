@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,13 @@ import pytest
 
 from helpers import safe_files, site_network
 from helpers import uv_settings as uv
+from helpers.engines import shared
 from helpers.engines.embedded import venvs
+from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.embedded.venvs import Venv
 from helpers.errors import EngineUnavailable, TrackbedError
-from helpers.services import ExecResult
+from helpers.services import ExecResult, ServiceStatus, State
+from tests.unit import fakes
 from tests.unit.fakes import Silent
 
 
@@ -38,6 +42,21 @@ def venv(tmp_path: Path) -> Venv:
 def test_whole(venv: Venv) -> None:
     assert venv.problem() == ""
     assert venv.versions(("thing", "other")) == {"thing": "1.0"}
+
+
+@pytest.mark.parametrize("removed", [".", ".complete", "bin/python", "lib", "lib/python3.11/site-packages"])
+def test_a_start_has_something_to_do_where_somebody_removed_a_venv(
+    tmp_path: Path, venv: Venv, removed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The services go on with files that have no name any more, and nothing would start again."""
+    engine = EmbeddedEngine(fakes.project(tmp_path / "project", engine="embedded"))
+    statuses = (ServiceStatus("mlflow", State.READY),)
+    monkeypatch.setattr(type(engine.environments), "required", lambda _: (venv,))
+    monkeypatch.setattr(shared, "unchanged", lambda *_: statuses)
+    assert engine.unchanged() == statuses
+    path = venv.folder / removed
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert engine.unchanged() == ()
 
 
 def test_a_file_is_gone(venv: Venv) -> None:

@@ -135,6 +135,8 @@ class EmbeddedEngine(base.Engine):
         return self.specs.digest()
 
     def unchanged(self) -> tuple[ServiceStatus, ...]:
+        if not all(venv.present for venv in self.environments.required()):
+            return ()  # what runs has them open still, and would not start again
         return shared.unchanged(self, self.project.state.applied)
 
     @property

@@ -100,6 +100,11 @@ class Venv:
     def _marker(self) -> Path:
         return self.folder / ".complete"
 
+    @property
+    def present(self) -> bool:
+        """Whether nobody removed it: a look that costs nothing, and no `problem`."""
+        return all(os.path.exists(path) for path in (self._marker, self.python, self.site))
+
     def problem(self) -> str:
         """Why it has to be made: "" when every file that its packages list is there."""
         if not self.folder.exists():
