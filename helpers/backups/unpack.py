@@ -37,6 +37,8 @@ def known(engine: Engine, schema: str) -> str:
     """What a schema revision is to the MLflow of this project: empty, current, older or newer."""
     if not schema:
         return "empty"
+    if loading.template(schema):  # this MLflow's own
+        return "current"
     done = engine.one_shot(MLFLOW, (PROGRAM, "known", schema))
     if done.code:
         raise TrackbedError(f"MLflow does not report its schema: {done.stderr.strip()[-300:]}", "`invoke up`")

@@ -276,6 +276,11 @@ def sums(
 
 
 def drop(engine: Engine, prefix: str, top: str = "") -> None:
-    """Delete all below a prefix, or below one folder of it."""
-    with engine.pipe(MLFLOW, (PROGRAM, "drop", prefix, *((top,) if top else ())), fresh=True) as pipe:
+    """Delete all below a prefix, or below one folder of it. The disk may take some seconds longer."""
+    words = (PROGRAM, "drop", prefix, *((top,) if top else ()))
+    if engine.object_store == "versitygw":  # the service beside it does it: the running server only asks
+        with suppress(TrackbedError), engine.pipe(MLFLOW, words) as pipe:  # it may be down
+            pipe.finish(3600)
+            return
+    with engine.pipe(MLFLOW, words, fresh=True) as pipe:
         pipe.finish(3600)

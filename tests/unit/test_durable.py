@@ -320,6 +320,71 @@ def test_a_pipe_in_a_files_place_hangs_nobody(service: store_sync.StoreSync) -> 
     assert len(said) == 2 and said[1] == 0
 
 
+def test_a_folder_goes_with_its_metadata_and_nothing_else(service: store_sync.StoreSync, tmp_path: Path) -> None:
+    other, link = tmp_path / "other", service.root / "objects/bucket/main/1/link"
+    stays = [f"{tree}/bucket/main{name}" for tree in ("objects", "sidecar") for name in ("-2/a", "2/a", "/22/a")]
+    for path in (other / "kept", *map(service.root.joinpath, stays)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    link.symlink_to(other)
+    (link.parent / "file").symlink_to(other / "kept")
+    asked = {"token": TOKEN, "bucket": "bucket"}
+    assert service.answer({**asked, "dropped": "main/1"}) == {"uploads": False}
+    assert not [path for path in service.root.rglob("*") if "main/1" in str(path)]
+    assert lines(service.journal, 1)[0][0] == "objects/bucket/main/1"
+    service.trash.empty()
+    assert not list((service.root / ".removed").iterdir()), "off the disk"
+    (service.root / "objects/bucket/to").symlink_to(other)
+    for name in ("main/1", "missing/1", "to"):
+        assert service.answer({**asked, "dropped": name}) == {"uploads": False}
+    with pytest.raises(OSError):
+        service.answer({**asked, "dropped": "to/kept"})
+    service.trash.empty()
+    assert (other / "kept").exists() and all(map(os.path.exists, map(service.root.joinpath, stays)))
+    (service.root / "objects/bucket/.sgwtmp/multipart/upload").mkdir(parents=True)
+    assert service.answer({**asked, "dropped": "main/22"}) == {"uploads": True}
+
+
+def test_what_was_put_aside_goes_with_the_next_start(
+    service: store_sync.StoreSync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[int] = []
+    monkeypatch.setattr(service.trash, "empty_behind", lambda: began.append(1))
+    service.answer({"token": TOKEN, "bucket": "bucket", "dropped": "main"})
+    assert len(list((service.root / ".removed").iterdir())) == 2 and began == [1]
+    later = store_sync.StoreSync(service.root, TOKEN)
+    monkeypatch.setattr(later.trash, "empty_behind", later.trash.empty)
+    later.begin()
+    assert not list((service.root / ".removed").iterdir())
+
+
+def test_only_folders_of_objects_are_removed_and_only_for_the_server(service: store_sync.StoreSync) -> None:
+    for name in ("", "..", "main/..", "/main", ".sgwtmp/multipart", 1, None):
+        with pytest.raises(ValueError):
+            service.answer({"token": TOKEN, "bucket": "bucket", "dropped": name})
+    service.journal.begin()  # of an earlier version, whose server has no token yet
+    lenient = store_sync.StoreSync(service.root, TOKEN)
+    with pytest.raises(PermissionError):
+        lenient.answer({"bucket": "bucket", "dropped": "main"})
+    assert (service.root / "objects/bucket/main/1/a.bin").exists()
+
+
+def test_what_the_service_cannot_remove_is_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Any] = [{"uploads": False}, {"uploads": True}, {}, OSError("ValueError: no keys")]
+
+    def ask(address: str, **words: Any) -> Any:
+        assert (address, words) == ("sync:1", {"bucket": "b", "dropped": "p", "token": ""})
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(durability, "ask", ask)
+    asked = {"TRACKBED_STORE_SYNC": "sync:1"}
+    assert [durability.drop(asked, "b", "p") for _ in range(4)] == [True, False, False, False]
+    assert not durability.drop({}, "b", "p")
+
+
 def test_the_whole_file_system_at_once(service: store_sync.StoreSync) -> None:
     assert service.answer({"token": TOKEN, "all": True}) == {}
 

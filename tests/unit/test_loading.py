@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 import pytest
 
 from helpers import clone
-from helpers.backups import disk_space, loading
+from helpers.backups import disk_space, loading, unpack
 from helpers.backups.loading import Refused, Schema
 from helpers.data import database
 from helpers.engines import streaming
@@ -221,3 +221,17 @@ def test_the_note_of_removed_indexes_is_ours(monkeypatch: pytest.MonkeyPatch) ->
 
     engine: Any = Empty()
     assert loading.foreign(engine, "new", b"") == others
+
+
+def test_the_schema_of_this_version_is_known_without_asking_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def one_shot(service: str, argv: tuple[str, ...]) -> Any:
+        asked.append(argv)
+        return SimpleNamespace(code=0, stdout="older\n")
+
+    engine = cast("Engine", SimpleNamespace(one_shot=one_shot))
+    revision = (clone.SERVER_PACKAGE / "schema.sql").read_text("utf-8").split("\n", 1)[0].removeprefix("-- revision ")
+    assert [unpack.known(engine, revision), unpack.known(engine, "")] == ["current", "empty"]
+    assert not asked
+    assert unpack.known(engine, "0123456789ab") == "older" and len(asked) == 1

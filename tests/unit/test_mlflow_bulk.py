@@ -672,6 +672,61 @@ def test_objects_are_removed_many_at_once(monkeypatch: pytest.MonkeyPatch, refus
         assert alone == {"p/1/line\nbreak", *(["p/1/3"] if refused == "one" else [])}
 
 
+@pytest.mark.parametrize("removes", [True, False])
+def test_all_below_a_prefix_goes_where_the_store_keeps_it(monkeypatch: pytest.MonkeyPatch, removes: bool) -> None:
+    """Without a client of the store; by that where the service beside it cannot."""
+    asked: list[tuple[str, ...]] = []
+
+    def drop(environment: Any, bucket: str, key: str) -> bool:
+        asked.append((bucket, key))
+        return removes
+
+    def stored(environment: Any, prefix: str, top: str) -> Any:
+        assert not removes, "no client"
+        asked.append((prefix, top))
+        return SimpleNamespace(drop=lambda: 5)
+
+    monkeypatch.setattr("trackbed_mlflow.durability.drop", drop)
+    monkeypatch.setattr(transfer, "storage", stored)
+    environment = {"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/active"}
+    assert transfer.objects_dropped(environment, "old", "7") == ("removed" if removes else "5 objects removed")
+    assert asked == [("b", "old/7"), *([] if removes else [("old", "7")])]
+
+
+class Quick:
+    """Stores small objects, except for those of some names."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused, self.stored = refused, dict[str, bytes]()
+
+    def put(self, key: str, content: bytes, sha256: str) -> str:
+        assert hashlib.sha256(content).hexdigest() == sha256
+        if key in self.refused:
+            return ""
+        self.stored[key] = content
+        return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def test_boto3_stores_only_what_the_shorter_way_could_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    client, quick, proven, made = Bucket(), Quick("p/7", "p/empty"), list[str](), list[int]()
+
+    def make() -> Any:
+        made.append(1)
+        return quick
+
+    place = s3_objects.S3Objects(client, "b", "p", quick=make)
+    place.on_proven = lambda name, *_: proven.append(name)
+    for number in range(20):
+        place.put(f"{number}", 3, io.BytesIO(b"abc"))
+    place.put("empty", 0, io.BytesIO())
+    place.finish()
+    assert made == [1], "one connection pool for all"
+    assert client.stored == {"p/7": b"abc", "p/empty": b""}
+    assert {f"{number}" for number in range(20) if number != 7} <= set(proven)
+    assert len(client.stored | quick.stored) == 21
+
+
 def test_a_store_that_removes_one_at_a_time_is_asked_once_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[str] = []
     asked: list[Any] = []

@@ -93,3 +93,33 @@ def test_a_command_that_is_killed_within_a_line_is_told_as_such(said: str, code:
     for ask in asked:
         with pytest.raises(TrackbedError, match=words):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("store", "is_up", "copies"),
+    [
+        ("versitygw", True, [False]),
+        ("versitygw", False, [False, True]),
+        ("minio", True, [True]),
+        ("folder", True, [True]),
+    ],
+)
+def test_a_copy_of_the_server_is_made_only_where_the_running_one_cannot_ask(
+    store: str, is_up: bool, copies: list[bool]
+) -> None:
+    made: list[bool] = []
+
+    class Server:
+        object_store = store
+
+        @contextmanager
+        def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> Iterator[Any]:
+            assert argv == ("trackbed-mlflow", "drop", "old", "7")
+            made.append(fresh)
+            program = f"import sys; sys.exit({int(not fresh and not is_up)})"
+            with streaming.piped("dropping", [sys.executable, "-c", program]) as pipe:
+                yield pipe
+
+    engine: Any = Server()
+    artifacts.drop(engine, "old", "7")
+    assert made == copies

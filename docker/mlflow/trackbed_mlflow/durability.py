@@ -137,6 +137,16 @@ def sync_all(environment: Mapping[str, str]) -> None:
             raise Stop(FAILED, f"the objects are stored, but not known to be on the disk: {error}") from None
 
 
+def drop(environment: Mapping[str, str], bucket: str, key: str) -> bool:
+    """Have the service remove all below a folder of a bucket; False where there is no service, or it cannot, as an
+    earlier version, or where uploads that are no objects yet may be left: the store removes them then.
+    """
+    if address := environment.get("TRACKBED_STORE_SYNC"):
+        with contextlib.suppress(OSError):
+            return not ask(address, bucket=bucket, dropped=key, token=read_token(environment)).get("uploads", True)
+    return False
+
+
 def make_durable(environment: Mapping[str, str]) -> Journal | None:
     """Change MLflow's stores of this process so that they sync. Gives the journal of a folder store."""
     destination = environment.get("MLFLOW_ARTIFACTS_DESTINATION", "")

@@ -13,6 +13,7 @@ from trackbed_mlflow.bucket import folder_of, s3_address, s3_client
 from trackbed_mlflow.errors import USAGE, Stop, required
 from trackbed_mlflow.folder_objects import FolderObjects
 from trackbed_mlflow.s3_objects import S3Objects
+from trackbed_mlflow.small_puts import SmallPuts
 
 COPIED = 1200.0  # seconds in which a store has to make an object of its parts; VersityGW copies each byte meanwhile
 AHEAD, TINY = 16, 2 * 2**20  # objects fetched before they are asked for, and up to which size in bytes
@@ -30,23 +31,33 @@ def at_prefix(environment: Mapping[str, str], prefix: str) -> str:
     return f"{destination.rpartition('/')[0]}/{prefix}"
 
 
+def at_folder(environment: Mapping[str, str], prefix: str, top: str) -> str:
+    """The same, or one folder of it."""
+    destination = at_prefix(environment, prefix)
+    if not top:
+        return destination
+    if "/" in top or top in (".", ".."):
+        raise Stop(USAGE, f"{top} is not a folder's name")
+    return f"{destination}/{top}"
+
+
 def storage(environment: Mapping[str, str], prefix: str, top: str = "") -> ObjectStore:
     """The objects below a prefix ("" the active one), or below one folder of it."""
-    destination = at_prefix(environment, prefix)
-    if top:
-        if "/" in top or top in (".", ".."):
-            raise Stop(USAGE, f"{top} is not a folder's name")
-        destination += f"/{top}"
+    destination = at_folder(environment, prefix, top)
     if not destination.startswith("s3://"):
         return FolderObjects(folder_of(destination))
     files = bool(environment.get("TRACKBED_STORE_SYNC"))
+    client = s3_client(environment, THREADS + AHEAD)
+    bucket, root = s3_address(destination)
     return S3Objects(
-        s3_client(environment, THREADS + AHEAD),
-        *s3_address(destination),
+        client,
+        bucket,
+        root,
         files=files,
         patient=lambda: s3_client(environment, seconds=COPIED),
         # only where the store is on this machine: what breaks on the way is not sent again
         streamed=(lambda: s3_client(environment, seconds=COPIED, streamed=True)) if files else None,
+        quick=(lambda: SmallPuts.of(client, bucket, THREADS)) if files else lambda: None,
     )
 
 

@@ -21,12 +21,14 @@ import socketserver
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from trackbed_mlflow.artifact_lists import TURN_SECONDS
 from trackbed_mlflow.durability import TOKEN_FILE, Folders, read_token, sync_files
 from trackbed_mlflow.errors import FAILED, MISCONFIGURED, Stop, sync_path
+from trackbed_mlflow.removed_objects import FOLDER, RemovedObjects
 from trackbed_mlflow.write_journal import Journal
 
 OBJECTS, SIDECAR, META = "objects", "sidecar", "meta"  # as compose.versitygw.yaml and VersityGW name them
@@ -35,7 +37,6 @@ PORT, LONGEST, AT_ONCE = 9002, 2**20, 32  # bytes of a request; requests that ar
 LISTS = 4  # at the same time: they compute, and must not take the turns of what waits for the disk
 IN_LINE = 1000  # names in one line of a list
 UNLISTED = ".sgwtmp"  # what VersityGW keeps uploads in, and lists nowhere
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def checked(name: object) -> str:
@@ -50,6 +51,7 @@ class StoreSync:
 
     def __init__(self, root: Path, token: str) -> None:
         self.root, self.token, self.journal, self.folders = root, token.encode(), Journal(root), Folders()
+        self.trash = RemovedObjects(root)
         self._buckets: set[str] = set()  # whose own metadata are on the disk
         self._mark = self.journal.folder / ASKED
         # an update begins with this service: until the server is a new one, too, it goes on without the token
@@ -58,6 +60,7 @@ class StoreSync:
     def begin(self) -> bool:
         """A start. True when the last stop was no clean one."""
         unclean = self.journal.begin()
+        self.trash.empty_behind()
         if not self._lenient:
             self._strict()
         return unclean
@@ -86,6 +89,8 @@ class StoreSync:
         if request.get("all"):
             self.sync_all()
             return {}
+        if "dropped" in request:
+            return {"uploads": self.drop(request)}
         bucket = checked(request.get("bucket"))
         if "removed" in request:
             self.folders.forget()
@@ -120,6 +125,32 @@ class StoreSync:
                     yield line
         finally:
             os.close(number)
+
+    def drop(self, request: dict[str, Any]) -> bool:
+        """Remove all objects below a folder, with their metadata. Gives whether the bucket has uploads that are no
+        objects yet: which of them lie below that folder, the store knows.
+
+        Raises as ``answer``, also where an earlier version of the server asks without the token.
+        """
+        if "token" not in request:
+            raise PermissionError("this service answers to the token of MLflow's server alone")
+        bucket, key = checked(request.get("bucket")), checked(request["dropped"])
+        if UNLISTED in key.split("/"):
+            raise ValueError(f"{key!r} is no folder of objects")
+        above, _, name = f"{bucket}/{key}".rpartition("/")
+        for tree in (OBJECTS, SIDECAR):
+            with suppress(FileNotFoundError):
+                number = _inside(os.open(self.root / tree, FOLDER), above)
+                try:
+                    self.trash.take(number, name)
+                finally:
+                    os.close(number)
+        self.trash.empty_behind()
+        self.folders.forget()
+        self.journal.removed(str(self.root / OBJECTS / bucket / key))
+        with suppress(FileNotFoundError):
+            return bool(os.listdir(self.root / OBJECTS / bucket / UNLISTED / "multipart"))
+        return False
 
     def sync(self, bucket: str, key: str) -> None:
         """An object, its metadata, and all their folders."""

@@ -18,9 +18,10 @@ from collections.abc import Iterator, Mapping
 from typing import IO, BinaryIO, cast
 
 from trackbed_mlflow import artifact_locations, durability
+from trackbed_mlflow.bucket import s3_address
 from trackbed_mlflow.errors import FAILED, USAGE, Stop, say
 from trackbed_mlflow.folder_objects import CHUNK
-from trackbed_mlflow.object_store import ObjectStore, fetched, storage
+from trackbed_mlflow.object_store import ObjectStore, at_folder, fetched, storage
 from trackbed_mlflow.s3_objects import S3Objects
 
 BUFFER = 2**17  # bytes of a tar stream; tarfile copies a whole one for each header
@@ -197,6 +198,14 @@ def objects_sums(environment: Mapping[str, str], prefix: str) -> None:
         print(_sha256(stream), size, json.dumps(name))
 
 
+def objects_dropped(environment: Mapping[str, str], prefix: str, top: str) -> str:
+    """Remove all below a prefix, or below one folder of it: where the store keeps it, or else by the store."""
+    destination = at_folder(environment, prefix, top)
+    if destination.startswith("s3://") and durability.drop(environment, *s3_address(destination)):
+        return "removed"
+    return f"{storage(environment, prefix, top).drop()} objects removed"
+
+
 def sizes(environment: Mapping[str, str], now: float) -> dict[str, list[int]]:
     """Objects, bytes and bytes of the last 7 days per top folder, which is an experiment's id."""
     result: dict[str, list[int]] = {}
@@ -234,4 +243,4 @@ def _run(command: str, prefix: str, top: str) -> None:
     elif command == "sizes":
         print(json.dumps(sizes(os.environ, time.time())))
     else:
-        say(f"{storage(os.environ, prefix, top).drop()} objects removed")
+        say(objects_dropped(os.environ, prefix, top))
