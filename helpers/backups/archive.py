@@ -65,8 +65,9 @@ def trailer(manifest: dict[str, Any]) -> bytes:
 class _Sha256:
     """SHA-256 in a thread of its own, beside reading, writing and the other sums; one piece is on the way."""
 
-    def __init__(self) -> None:
-        self._sha, self._thread = hashlib.sha256(), ThreadPoolExecutor(1)
+    def __init__(self, thread: ThreadPoolExecutor | None = None) -> None:
+        """``thread``: one that several share, one after the other."""
+        self._sha, self._thread = hashlib.sha256(), thread or ThreadPoolExecutor(1)
         self._piece: Future[None] | None = None
 
     def _wait(self) -> None:
@@ -295,10 +296,11 @@ def verify(path: Path, on_progress: ProgressCallback | None = None) -> dict[str,
     """Read all of an archive; gives its manifest. Raises TrackbedError when anything is not as it should be."""
     manifest = read_manifest(path)
     sums, files, chunks, size, passed = SetSum(), FilesCheck(path, manifest), 0, 0, 0
+    beside = ThreadPoolExecutor(1)
     for position, (name, length, content) in enumerate(members(path, manifest)):
         if position == 0 and name != "trackbed.json":
             raise Damaged(path, "does not begin as an archive of Trackbed", rest=True)
-        sha = hashlib.sha256()
+        sha = _Sha256(beside)
         while data := content.read(BLOCK):
             sha.update(data)
             passed += len(data)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
 import tarfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -255,3 +257,25 @@ def test_headers_that_say_other_sizes_are_refused(tmp_path: Path, header: bytes)
         archive.verify(path)
     with pytest.raises(TrackbedError, match="odd"):
         salvage.of_archive(path, None)
+
+
+def test_both_sums_of_an_archive_are_computed_beside_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.tar", {f"1/{number}": bytes(2**20) for number in range(5)})
+    threads: dict[int, int] = {}
+    plain = hashlib.sha256
+
+    class Recorded:
+        def __init__(self, data: bytes = b"") -> None:
+            self._sha = plain(data)
+            self.hexdigest, self.digest = self._sha.hexdigest, self._sha.digest
+
+        def update(self, data: bytes) -> None:
+            threads[threading.get_ident()] = threads.get(threading.get_ident(), 0) + len(data)
+            self._sha.update(data)
+
+    monkeypatch.setattr(archive.hashlib, "sha256", Recorded)  # type: ignore[attr-defined]
+    archive.verify(tmp_path / "a.tar")
+    assert sorted(size // 2**20 for size in threads.values()) == [0, 5, 5], "headers, members, the file"
+    assert threads[threading.get_ident()] < 2**20
