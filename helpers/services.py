@@ -255,6 +255,7 @@ class StartReport:
     """What ``start`` did: the services it created, recreated or started. Empty when all was up."""
 
     changed: tuple[str, ...] = ()
+    new_database: bool = False  # this start made it, so that nothing is in it that was there before
 
 
 Notice = Callable[[str], None]  # takes a line for the user

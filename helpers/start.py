@@ -257,7 +257,7 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
     if line := gateway.renewed(settings, trusted):
         notice(line)
     if MLFLOW in report.changed:
-        if line := encrypted_rows.undecryptable(encrypted_rows.sealed(engine)):
+        if not report.new_database and (line := encrypted_rows.undecryptable(encrypted_rows.sealed(engine))):
             notice(line)
         credentials.forget_former(settings)  # the server has encrypted what they opened with the new keys
     proofs = watch.prove(project.credentials())

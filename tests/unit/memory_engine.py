@@ -9,6 +9,7 @@ import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -174,8 +175,9 @@ class MemoryEngine(Engine):
                 MemoryEngine.started += 1
                 self.running[name] = self.started
                 progress.service(name, "starting")
+        new = "rows" not in self.volumes
         self.volumes.add("rows")
-        return shared.report(before, self.services())
+        return replace(shared.report(before, self.services()), new_database=new)
 
     def stop(self, progress: ProgressReporter, drain: int = 40) -> tuple[str, ...]:
         stopped = tuple(reversed(self.running))

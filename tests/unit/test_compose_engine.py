@@ -809,6 +809,25 @@ def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: p
     assert overlay == {"services": {"mlflow": {"logging": {"driver": "none"}}}}
 
 
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_start_tells_whether_it_made_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existed: bool
+) -> None:
+    engine = engine_with(tmp_path)
+    monkeypatch.setattr(engine, "make_volumes", lambda: existed)
+    for part, names in (
+        (engine, ("check_foreign", "halt")),
+        (engine.startup, ("free_ports", "bring_up")),
+        (engine.workspace, ("make",)),
+        (engine.guard, ("put",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(part, name, lambda *_, **__: None)
+    monkeypatch.setattr(engine.database, "check", lambda *_: existed)
+    monkeypatch.setattr(engine, "services", lambda detail=False: ())
+    assert engine.startup.start(Silent()).new_database is not existed
+
+
 @pytest.mark.parametrize(
     ("now", "said", "asked_again"),
     [

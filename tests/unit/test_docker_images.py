@@ -56,6 +56,7 @@ class Listing(FakeApi):
         return {"id": known[name], "labels": {}} if name in known else None
 
     def info(self) -> dict[str, Any]:
+        self.asked.append("info")
         return {}
 
 
@@ -106,7 +107,8 @@ def test_where_nothing_changed_each_image_is_asked_for_once(
     engine, api = running(tmp_path, monkeypatch, object_store=store)
     api.asked.clear()
     assert engine.unchanged()
-    assert sorted(api.asked) == sorted(images.needed(engine.deployment, engine.notebook.image))
+    assert engine.deployment.limits_memory and engine.host_facts().disk_path == "/"
+    assert sorted(api.asked) == sorted(["info", *images.needed(engine.deployment, engine.notebook.image)])
     api.asked.clear()
     engine.variables_by_hand()
     other = {"minio": "versitygw", "versitygw": "minio"}[store]

@@ -69,6 +69,26 @@ def test_up_twice_status_and_down(one: Project) -> None:
     assert lifecycle.data(one) == () and not note.exists()
 
 
+def test_what_is_encrypted_is_asked_for_where_the_database_was_there_before(
+    one: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program starts for it, in the way of whoever waits; a database that the same start made has nothing in it."""
+    asked: list[str] = []
+    said = MemoryEngine._said
+
+    def seen(engine: MemoryEngine, service: str, argv: tuple[str, ...], stdin: object) -> list[Any]:
+        asked.extend(argv[1:2])
+        return said(engine, service, argv, stdin)
+
+    monkeypatch.setattr(MemoryEngine, "_said", seen)
+    one.state.save()
+    lifecycle.up(one, Silent(), lambda line: None)
+    assert "sealed" not in asked
+    del MemoryEngine.running[MLFLOW]
+    lifecycle.up(one, Silent(), lambda line: None)
+    assert "sealed" in asked
+
+
 def test_a_service_that_went_is_started_again(up: Project) -> None:
     del MemoryEngine.running[MLFLOW]
     assert lifecycle.up(up, Silent(), lambda line: None).changed == (MLFLOW,)

@@ -60,7 +60,7 @@ class DockerChecks(Checks):
     def gpu(self) -> list[Finding]:
         """NVIDIA's runtime or its CDI devices, without which the engine cannot hand a GPU over."""
         chosen = self.engine.accelerator
-        if not chosen.request or "nvidia" in self.deployment.api.info().get("Runtimes", {}):
+        if not chosen.request or "nvidia" in self.deployment.info.get("Runtimes", {}):
             return []
         missing = advice.advice("no known GPU vendor found")
         return [

@@ -39,15 +39,16 @@ class DockerDeployment(deployment.Deployment):
     @cached_property
     def ids(self) -> id_mapping.IdMapping:
         """Who a container's accounts are on this machine."""
-        return id_mapping.read(self._info)
+        return id_mapping.read(self.info)
 
     @property
     def limits_memory(self) -> bool:
         """Whether the engine counts and limits memory: a rootless one does where users are given cgroups."""
-        return bool(self._info.get("MemoryLimit", True))
+        return bool(self.info.get("MemoryLimit", True))
 
     @cached_property
-    def _info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
+        """What the engine tells of itself and its machine, which no command of ours changes."""
         return self.api.info()
 
     def take_inner_owner(self) -> None:

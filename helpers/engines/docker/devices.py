@@ -74,7 +74,7 @@ class Devices(DockerComponent):
         likely = nvidia or any(self.host.is_folder(folder) for folder in CDI_FOLDERS)
         if self.settings.gpu.kind not in ((node_types.NVIDIA, node_types.AUTO) if likely else (node_types.NVIDIA,)):
             return ()  # not worth asking the engine
-        info = self.api.info()
+        info = self.deployment.info
         listed = info.get("DiscoveredDevices")  # from Docker 28.2
         if listed is not None:
             return tuple(str(d.get("ID", "")) for d in listed if d.get("Source") == "cdi")

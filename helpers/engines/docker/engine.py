@@ -117,7 +117,7 @@ class DockerEngine(base.Engine):
         return result
 
     def host_facts(self) -> HostFacts:
-        info = self.api.info()
+        info = self.deployment.info
         root = str(info.get("DockerRootDir", "/"))
         if self.host.remote:
             return self.host.facts(info, self.devices.machine)

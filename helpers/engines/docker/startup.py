@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 
 from helpers import waiting
 from helpers.engines import shared
@@ -69,7 +70,8 @@ class Startup(DockerComponent):
                 self.engine.halt(MLFLOW, progress)
                 self.bring_up(progress, only=POSTGRES)
             self.bring_up(progress)
-        return shared.report(before, self.engine.services())
+        report = shared.report(before, self.engine.services())
+        return replace(report, new_database=not existed and not self.deployment.notebook_only)
 
     def free_ports(self) -> None:
         """Take away what holds the ports of the other way to publish them: before PUBLIC was changed."""
