@@ -131,14 +131,12 @@ def publish(project: Project, engine: Engine) -> None:
         project.state.applied = {**project.state.applied, APPLIED: now}
 
 
-def refresh(project: Project) -> None:
+def refresh(project: Project, engine: Engine | None = None) -> None:
     """Hand it over after something that it tells of; nothing where nothing runs. That it fails is told by the page's
-    own age, and is no reason for a backup to fail."""
+    own age, and is no reason for a backup to fail. ``engine``: the project's, where it was found already."""
     with suppress(TrackbedError, OSError):
-        if not (project.state.engine and project.state.applied.get(APPLIED)):
-            return
-        engine = select.make(project, project.state.engine)  # one that cannot be used does not take it
-        if not engine.deployment.notebook_only:
+        engine = engine or select.current(project)
+        if not engine.deployment.notebook_only and project.state.applied.get(APPLIED):
             engine.put_start_page(_file(document(project, engine)))
 
 

@@ -372,10 +372,12 @@ def create(
     notice: Notice,
     patience: float = 600,
     files_until: float = math.inf,
+    done: Callable[[Engine], object] = lambda engine: None,
 ) -> tuple[str, dict[str, Any], Health]:
     """Back up the running project into a file or a repository; gives where, as `restore` takes it, the manifest, and
     what is to be said of the repository. ``patience``: seconds to wait for another task of the project;
-    ``files_until``: when a repository's backup gives the workspace up, in seconds since the epoch."""
+    ``files_until``: when a repository's backup gives the workspace up, in seconds since the epoch; ``done``: given the
+    engine once the backup is remembered."""
     from helpers import lifecycle, status  # late: a scheduled backup in a cluster has neither
 
     files, folder = project.settings.backup_workspace, project.settings.folder
@@ -391,6 +393,7 @@ def create(
         if isinstance(goal, Path):
             manifest, kept = make(project, engine, goal, progress, with_secrets, files)
             good(str(goal), manifest).save(folder)
+            done(engine)
             return str(goal), manifest, Health((*_plain_file(project.settings), *kept.lines), lacks=kept.problem)
         gone, first = last_seen.missing(folder, goal), encrypted.lines(goal)
         added = add(project, engine, goal, progress, with_secrets, with_workspace=files, files_until=files_until)
@@ -399,6 +402,7 @@ def create(
         lines = (*first, *state.lines, *([f"warning: {gone}"] if gone else []))
         backup = str(Snapshot(goal, added.name))
         good(backup, added.manifest).save(folder)
+        done(engine)
         return backup, added.manifest, Health(lines, state.damaged, gone, isinstance(goal, Encrypted), state.lacks)
 
 

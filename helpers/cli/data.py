@@ -40,8 +40,8 @@ def backup(given: Flags, with_secrets: bool) -> int:
     project = options.load(given)
     with console.Progress() as progress:
         to = project.settings.backup_place
-        place, manifest, health = create.create(project, to, with_secrets, progress, progress.notice)
-    start_page.refresh(project)
+        told = lambda engine: start_page.refresh(project, engine)  # noqa: E731
+        place, manifest, health = create.create(project, to, with_secrets, progress, progress.notice, done=told)
     console.value(place)
     console.notice(create.words(manifest))
     if line := create.stored(manifest):

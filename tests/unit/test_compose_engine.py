@@ -245,6 +245,17 @@ def test_a_usable_engine(surroundings: Callable[..., DockerEngine]) -> None:
     assert (result.usable, result.present, result.reason) == (True, True, "Docker 28.1.0, Compose 2.30.0")
 
 
+def test_compose_is_asked_once_for_its_version(
+    surroundings: Callable[..., DockerEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, asked = surroundings({}), tmp_path / "asked"
+    (tmp_path / "bin" / "docker").write_text(f"#!/bin/sh\necho $@ >> {asked}\necho v2.30.0\n")
+    monkeypatch.setattr(engine, "plan", lambda: SimpleNamespace(services=()))
+    assert engine.availability().usable
+    assert engine.versions() == {"docker": "28.1.0", "compose": "2.30.0"}
+    assert asked.read_text() == "compose version --short\n"
+
+
 CASES: list[tuple[dict[str, Any], bool, str, str]] = [
     ({}, False, "no Docker engine answers at", "invoke doctor"),
     ({"version": {"Version": "24.0.7", "ApiVersion": "1.43"}}, True, "Docker 24.0.7 is too old", "docker-ce"),

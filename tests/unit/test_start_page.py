@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 
 from helpers import browser, gateway, lifecycle, start_page
+from helpers.engines import select
 from helpers.engines.docker import volumes
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.embedded.deployment import EmbeddedDeployment
@@ -204,6 +205,18 @@ def test_after_a_backup_it_is_handed_over_and_a_failure_is_none_of_the_backups(
 
     monkeypatch.setattr(Told, "put_start_page", fail)
     start_page.refresh(one)
+
+
+def test_an_engine_that_was_found_is_not_looked_for_again(one: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    lifecycle.up(one, Silent(), lambda line: None)
+    found = select.current(one)
+
+    def look(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Told, "availability", look)
+    start_page.refresh(one, found)
+    assert len(Told.handed) == 1
 
 
 def test_beside_a_remote_tracking_server_there_is_none(tmp_path: Path) -> None:

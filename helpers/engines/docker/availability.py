@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
 
 from helpers import commands, side_by_side
 from helpers.engines.docker import client_config
@@ -22,15 +23,23 @@ def _refused(reason: str, fix: str, present: bool = True) -> Availability:
     return Availability(False, present, reason, fix)
 
 
-def look(api: DockerApi, public: bool) -> Availability:
-    """The engine that the environment names, its version, and the client with its plugin."""
+def compose_version() -> str | None:
+    """Of the client's plugin; None where there is none. Raises EngineUnavailable where it gives no answer."""
+    done = commands.run(["docker", "compose", "version", "--short"], None, 30)
+    if done.code == commands.TIMED_OUT:
+        raise EngineUnavailable(f"docker compose version: {done.stderr}", "is the machine out of memory? See `free -h`")
+    return done.stdout.strip().lstrip("v") if done.code == 0 else None
+
+
+def look(api: DockerApi, public: bool, compose: Callable[[], str | None] = compose_version) -> Availability:
+    """The engine that the environment names, its version, and the client with its plugin, which ``compose`` asks."""
     if missing := client_config.missing_context(os.environ):
         return _refused(
             f"there is no Docker context {missing}, which is chosen in "
             f"{'DOCKER_CONTEXT' if os.environ.get('DOCKER_CONTEXT') else 'config.json'}",
             "`docker context ls` shows those that exist; `docker context use default`, or unset DOCKER_CONTEXT",
         )
-    return _socket() or _engine(api, public)
+    return _socket() or _engine(api, public, compose)
 
 
 def _socket_path() -> tuple[str, str]:
@@ -67,10 +76,10 @@ def installed() -> bool:
     return shutil.which("dockerd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])) is not None
 
 
-def _engine(api: DockerApi, public: bool) -> Availability:
+def _engine(api: DockerApi, public: bool, asked: Callable[[], str | None]) -> Availability:
     try:
         # the client starts a plugin, and the first question imports the SDK: each takes a twentieth of a second
-        version, compose = side_by_side.ask(api.version, _compose)
+        version, compose = side_by_side.ask(api.version, lambda: _compose(asked))
     except EngineUnavailable as error:
         return _refused(error.message, as_root("systemctl start docker"))
     if any("podman" in str(component.get("Name", "")).lower() for component in version.get("Components") or ()):
@@ -103,20 +112,12 @@ def _engine(api: DockerApi, public: bool) -> Availability:
     return Availability(True, True, f"Docker {version['Version']}, Compose {compose}")
 
 
-def _compose() -> str | EngineUnavailable | None:
+def _compose(asked: Callable[[], str | None]) -> str | EngineUnavailable | None:
     """Its version, None without a client or its plugin; or why it gives no answer, where the engine does."""
     try:
-        return compose_version() if shutil.which("docker") else None
+        return asked() if shutil.which("docker") else None
     except EngineUnavailable as error:
         return error
-
-
-def compose_version() -> str | None:
-    """Of the client's plugin; None where there is none. Raises EngineUnavailable where it gives no answer."""
-    done = commands.run(["docker", "compose", "version", "--short"], None, 30)
-    if done.code == commands.TIMED_OUT:
-        raise EngineUnavailable(f"docker compose version: {done.stderr}", "is the machine out of memory? See `free -h`")
-    return done.stdout.strip().lstrip("v") if done.code == 0 else None
 
 
 def has_buildx() -> bool:

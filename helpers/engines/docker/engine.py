@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -103,15 +104,19 @@ class DockerEngine(base.Engine):
             self.deployment.locate(os.environ)
         except EngineUnavailable as error:
             return Availability(False, True, error.message, error.hint)
-        result = availability.look(self.api, self.deployment.is_public)
+        result = availability.look(self.api, self.deployment.is_public, lambda: self._compose_version)
         if self.host.remote:
             return replace(result, reason=f"{result.reason}, on {self.host.name}")
         if result.usable:
             self.deployment.take_inner_owner()
         return result
 
+    @functools.cached_property
+    def _compose_version(self) -> str | None:
+        return availability.compose_version()
+
     def versions(self) -> Mapping[str, str]:
-        result = {"docker": str(self.api.version()["Version"]), "compose": availability.compose_version() or ""}
+        result = {"docker": str(self.api.version()["Version"]), "compose": self._compose_version or ""}
         for service in self.plan().services:
             result[f"image {service.name}"] = service.image
         return result
