@@ -13,6 +13,7 @@ from tests.integration import inspection
 
 EQUAL = Path(__file__).with_name("fast_path_equal.py").read_text()
 REQUESTS = Path(__file__).with_name("fast_path_requests.py").read_text()
+IMPORTS = Path(__file__).with_name("fast_path_imports.py").read_text()
 
 
 def modules(deployment: Clone) -> str:
@@ -70,6 +71,13 @@ def test_requests_are_answered_alike_with_it_on_and_off(deployment: Clone) -> No
     # the page's scripts with another number of rows have other addresses: a browser keeps MLflow's own for weeks
     assert on["table"][2:] == ["rowBuffer:10"] and off["table"][2:] == ["rowBuffer:101"]
     assert not set(on["table"]) & set(off["table"]) and len(off["table"]) == 3
+
+
+def test_the_server_has_the_same_routes_with_its_shorter_import(deployment: Clone) -> None:
+    on, off = run(deployment, IMPORTS, "auto"), run(deployment, IMPORTS, "off")
+    left, imported = on.pop("at the start"), off.pop("at the start")
+    assert (left, "mlflow.sagemaker" in imported) == ([], True)
+    assert on == off and len(on["routes"]) > 400 and on["reads again"]
 
 
 def test_the_server_uses_all_of_it_and_says_so(deployment: Clone) -> None:

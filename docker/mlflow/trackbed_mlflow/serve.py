@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +32,7 @@ from trackbed_mlflow import (
 from trackbed_mlflow.configuration import prepare, server_arguments
 from trackbed_mlflow.edge import token_file
 from trackbed_mlflow.errors import required, say
+from trackbed_mlflow.fast_path import imports
 from trackbed_mlflow.search_processes import gunicorn_classes
 from trackbed_mlflow.search_processes.pool import processes
 from trackbed_mlflow.server_loop import ToldToEnd
@@ -79,8 +81,9 @@ def import_server() -> None:
         sys.modules[name] = None  # type: ignore[assignment]  # not installed, as far as this process is concerned: 45 MB
     # each search looks whether MLflow's own logins are there; without this it half-imports them each time
     sys.modules["mlflow.server.auth"] = None  # type: ignore[assignment]
-    for name in IMPORTED:
-        importlib.import_module(name)
+    with imports.shortened() if imports.shorten_enabled() else nullcontext():
+        for name in IMPORTED:
+            importlib.import_module(name)
 
 
 def serve_in_this_process(arguments: list[str]) -> NoReturn:
