@@ -87,6 +87,31 @@ def test_only_final_answers_end_the_wait(message: str, final: bool) -> None:
     assert schema.refused(message) is final
 
 
+@pytest.mark.parametrize(
+    ("said", "step"),
+    [('FATAL: password authentication failed for user "mlflow"', True), ("FATAL: no pg_hba.conf entry", False)],
+)
+def test_a_wrong_password_ends_with_what_to_type(said: str, step: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log's last line: Docker starts the server again, and nothing else is told to whom Compose started it."""
+
+    class Refused(Exception):
+        orig = said
+
+    def connect() -> None:
+        raise Refused
+
+    library: Any = ModuleType("sqlalchemy")
+    library.exc = SimpleNamespace(OperationalError=Refused, InternalError=ZeroDivisionError)
+    library.make_url = lambda uri: SimpleNamespace(get_backend_name=lambda: "postgresql")
+    library.create_engine = lambda *_, **__: SimpleNamespace(connect=connect)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", library)
+    monkeypatch.setitem(sys.modules, "sqlalchemy.pool", SimpleNamespace(NullPool=None))
+    with pytest.raises(errors.Stop) as caught:
+        schema.read_database("postgresql://mlflow@postgres/mlflow")
+    lines = str(caught.value).splitlines()
+    assert lines == [f"the database refuses: {said}", schema.PASSWORD][: 1 + step] and "`invoke up`" in schema.PASSWORD
+
+
 def test_a_prepared_schema_counts_for_its_own_revision_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "__file__", str(tmp_path / "database.py"))
     assert schema.template("a1") is None

@@ -74,7 +74,7 @@ def test_its_end_says_what_is_missing(
 
 @pytest.mark.parametrize(("refusals", "patient"), [(5, True), (1000, False)])
 def test_a_server_that_starts_bears_a_refusal_for_a_moment(
-    refusals: int, patient: bool, monkeypatch: pytest.MonkeyPatch
+    refusals: int, patient: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`up` may be replacing the role's password just then; a server that ended would begin again, seconds later."""
     now = [0.0]
@@ -82,12 +82,13 @@ def test_a_server_that_starts_bears_a_refusal_for_a_moment(
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    refused = errors.Stop(errors.REFUSED, "the database refuses: password authentication failed")
+    refused = errors.Stop(errors.REFUSED, "the database refuses: password authentication failed\ntype this")
     answers(monkeypatch, *[errors.NotYet("the database system is starting up")] * 60, *[refused] * refusals, CURRENT)
     if patient:
         assert preparation.starting_schema(ENVIRONMENT, lambda: now[0], sleep) == CURRENT
+        assert "(the database refuses: password authentication failed)\n" in capsys.readouterr().err
         return
-    with pytest.raises(errors.Stop, match="password") as caught:
+    with pytest.raises(errors.Stop, match="password authentication failed\ntype this") as caught:
         preparation.starting_schema(ENVIRONMENT, lambda: now[0], sleep)
     assert caught.value.code == errors.REFUSED and now[0] > 60
 

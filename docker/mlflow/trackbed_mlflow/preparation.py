@@ -37,7 +37,7 @@ def starting_schema(
             end = min(end, clock() + REPLACED_SECONDS)
             if stop.code != REFUSED or clock() >= end:
                 raise
-            raise NotYet(str(stop)) from None
+            raise NotYet(str(stop).partition("\n")[0]) from None
 
     return wait("the database", look, LONGEST, clock, sleep)
 

@@ -95,6 +95,12 @@ def schema_state(database: str | None, populated: bool, code: str, known: frozen
     return "older" if database in known else "newer"
 
 
+PASSWORD = (
+    "type `invoke up`: it gives this project's database the password of its secrets. A database of your own "
+    "(DATABASE_HOST) needs its password in .env first, as POSTGRES_PASSWORD"
+)
+
+
 def refused(message: str) -> bool:
     """True for answers of PostgreSQL that waiting does not change."""
     words = (
@@ -128,7 +134,8 @@ def read_database(uri: str) -> tuple[str | None, bool]:
     except sqlalchemy.exc.OperationalError as error:
         reason = " ".join(str(error.orig).split())
         if refused(reason):
-            raise Stop(REFUSED, f"the database refuses: {reason}") from None
+            step = f"\n{PASSWORD}" if "password" in reason else ""
+            raise Stop(REFUSED, f"the database refuses: {reason}{step}") from None
         raise NotYet(reason) from None
     except sqlalchemy.exc.InternalError as error:  # a page that does not match its checksum
         raise Stop(
