@@ -188,7 +188,7 @@ class Written:
 
 def write(engine: Engine, prefix: str, objects: Iterator[tuple[str, int, IO[bytes]]]) -> Written:
     """Store objects below ``prefix``."""
-    with engine.pipe(MLFLOW, (PROGRAM, "in", prefix), fresh=True) as pipe:
+    with engine.feed(MLFLOW, (PROGRAM, "in", prefix)) as pipe:
         send(pipe, objects)
         with _whole_lines(pipe, "storing"):
             result = _written(pipe.out)

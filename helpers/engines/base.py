@@ -196,6 +196,10 @@ class Engine(Protocol):
     def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[Pipe]:
         """A command in a service whose input and output stream; ``fresh``: in a copy of it, also when it is down."""
 
+    def feed(self, service: str, argv: tuple[str, ...]) -> AbstractContextManager[Pipe]:
+        """A command in a fresh copy of a service that reads much: by a shorter way, where there is one."""
+        return self.pipe(service, argv, fresh=True)
+
     def unlisted(self) -> tuple[str, ...]:
         """The names of the active artifacts that the object store holds and does not list."""
 

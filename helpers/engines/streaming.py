@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import math
 import os
@@ -22,6 +23,7 @@ END_SECONDS = 120.0
 PATIENCE = 1800.0  # seconds in which a command has to take some of its input
 BLOCK = 2**18  # bytes to pass on at a time: of more, each would leave the processor's cache before it is used again
 PIPE = 2**20  # bytes that a pipe holds, where Linux gives so much: its own 64 KiB make both sides wait for each other
+CONNECT, CONNECT_LOOK = 60.0, 0.02  # seconds in which a command has to open a named pipe; between two looks at it
 TELL = 10.0  # seconds after which it is told that it takes none
 
 
@@ -92,6 +94,22 @@ class Pipe:
         except BrokenPipeError:
             pass  # it ended before; finish tells why
 
+    def feed_by(self, path: Path) -> bool:
+        """Have what is written from now on go through a named pipe, once the command has opened that; False where it
+        ends, or does not within CONNECT seconds."""
+        latest = time.monotonic() + CONNECT
+        while (handle := _opened_by_both(path)) is None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(CONNECT_LOOK)
+                return False
+            if time.monotonic() > latest:
+                return False
+        self.close()
+        stream = os.fdopen(handle, "wb", buffering=0)
+        _widen(stream)
+        self.into = Input(self.what, stream)
+        return True
+
     def ended(self, seconds: float) -> bool:
         """Whether the command ends within so many seconds, now that its input has ended."""
         self.close()
@@ -121,6 +139,16 @@ class Pipe:
                 tuple(said[-5:]),
             )
         return said[-1] if said else ""
+
+
+def _opened_by_both(path: Path) -> int | None:
+    """A named pipe, for writing; None while nobody reads it."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 def _widen(stream: IO[bytes] | None) -> None:

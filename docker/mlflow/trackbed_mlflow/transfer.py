@@ -225,6 +225,12 @@ def run(command: str, prefix: str, top: str = "") -> None:
         raise Stop(FAILED, f"{command}: {error}") from None
 
 
+def _fed(environment: Mapping[str, str]) -> contextlib.AbstractContextManager[BinaryIO]:
+    """What is to be read: a named pipe that somebody has mounted, or else stdin."""
+    path = environment.get("TRACKBED_FEED")
+    return open(path, "rb") if path else contextlib.nullcontext(sys.stdin.buffer)
+
+
 def _run(command: str, prefix: str, top: str) -> None:
     if command == "out":
         say(objects_out(os.environ, prefix, sys.stdout.buffer))
@@ -237,7 +243,8 @@ def _run(command: str, prefix: str, top: str) -> None:
     elif command == "digests":
         objects_digests(os.environ, sys.stdin.buffer)
     elif command == "in":
-        say(objects_in(os.environ, prefix, sys.stdin.buffer))
+        with _fed(os.environ) as source:
+            say(objects_in(os.environ, prefix, source))
     elif command == "sums":
         objects_sums(os.environ, prefix)
     elif command == "sizes":

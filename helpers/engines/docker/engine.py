@@ -255,6 +255,9 @@ class DockerEngine(base.Engine):
     def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
         return self.commands.pipe(service, argv, fresh)
 
+    def feed(self, service: str, argv: tuple[str, ...]) -> AbstractContextManager[streaming.Pipe]:
+        return self.commands.feed(service, argv)
+
     def unlisted(self) -> tuple[str, ...]:
         return self.compose.unlisted()
 
