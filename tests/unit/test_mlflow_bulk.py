@@ -693,6 +693,33 @@ def test_all_below_a_prefix_goes_where_the_store_keeps_it(monkeypatch: pytest.Mo
     assert asked == [("b", "old/7"), *([] if removes else [("old", "7")])]
 
 
+@pytest.mark.parametrize("content", [None, b"", b"x" * 300_000])
+def test_a_named_pipe_without_a_writer_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    """Whoever wanted to write was killed: a container would wait for it forever."""
+    os.mkfifo(tmp_path / "feed")
+    with transfer._fed({}) as plain:
+        assert plain is sys.stdin.buffer
+    ends, ended = os.pipe()
+
+    def write() -> None:
+        if content is not None:
+            with open(tmp_path / "feed", "wb") as stream:  # once it is read
+                os.close(ended)
+                stream.write(content)
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    if content is None:
+        os.close(ended)
+    with os.fdopen(ends, "rb") as stdin:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stdin))
+        with transfer._fed({"TRACKBED_FEED": str(tmp_path / "feed")}) as stream:
+            assert stream.read() == (content or b"")
+    writing.join()
+
+
 class Quick:
     """Stores small objects, except for those of some names."""
 

@@ -226,9 +226,16 @@ def run(command: str, prefix: str, top: str = "") -> None:
 
 
 def _fed(environment: Mapping[str, str]) -> contextlib.AbstractContextManager[BinaryIO]:
-    """What is to be read: a named pipe that somebody has mounted, or else stdin."""
-    path = environment.get("TRACKBED_FEED")
-    return open(path, "rb") if path else contextlib.nullcontext(sys.stdin.buffer)
+    """What is to be read: stdin, or a named pipe that somebody has mounted.
+
+    Nobody may ever write to the latter, because who wanted to was killed. So stdin ends once it has a writer, or none.
+    """
+    if not (path := environment.get("TRACKBED_FEED")):
+        return contextlib.nullcontext(sys.stdin.buffer)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    sys.stdin.buffer.read()
+    os.set_blocking(handle, True)
+    return os.fdopen(handle, "rb")
 
 
 def _run(command: str, prefix: str, top: str) -> None:
