@@ -81,6 +81,8 @@ def test_a_command_that_is_killed_within_a_line_is_told_as_such(said: str, code:
             with streaming.piped("storing", [sys.executable, "-c", program]) as pipe:
                 yield pipe
 
+        feed = pipe
+
     engine: Any = Killed()
     words = "ended early" if code == 0 else "storing failed: exit code 137"
     asked: list[Callable[[], object]] = (
