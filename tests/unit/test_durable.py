@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from trackbed_mlflow import durability, errors, folder_objects, store_sync, write_journal
+from trackbed_mlflow import durability, errors, folder_objects, removed_objects, store_sync, write_journal
 
 from tests.conftest import PATIENCE, until
 
@@ -359,6 +359,62 @@ def test_what_was_put_aside_goes_with_the_next_start(
     monkeypatch.setattr(later.trash, "empty_behind", later.trash.empty)
     later.begin()
     assert not list((service.root / ".removed").iterdir())
+
+
+def test_what_was_put_aside_stays_aside_after_a_power_cut(
+    service: store_sync.StoreSync, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.trash, "empty_behind", lambda: None)
+    service.answer({"token": TOKEN, "bucket": "bucket", "dropped": "main"})
+    top = os.path.relpath(service.root, disk.root)
+    folders = (".", ".removed", "objects/bucket", "sidecar/bucket")
+    assert {os.path.normpath(f"{top}/{name}") for name in folders} <= set(disk.synced())
+
+
+def test_what_the_disk_keeps_holds_up_nothing_else(
+    service: store_sync.StoreSync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trash, rmdir, asked = service.root / ".removed", os.rmdir, list[str]()
+    for name in ("a", "b", "c"):
+        (trash / name / "in").mkdir(parents=True)
+
+    def refused(name: str, *, dir_fd: int | None = None) -> None:
+        if name != "in":
+            asked.append(name)
+            if name == asked[0]:
+                raise OSError(5, "Input/output error")
+        rmdir(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", refused)
+    service.trash.empty()
+    assert [path.name for path in trash.iterdir()] == asked[:1] and len(asked) == 3
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    service.trash.empty()
+    assert not list(trash.iterdir())
+
+
+def test_a_path_deeper_than_the_files_that_may_be_open_is_removed(
+    service: store_sync.StoreSync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removed_objects, "DEEP", 3)
+    opened, most, plain, close = set[int](), list[int](), os.open, os.close
+
+    def count(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        opened.add(number := plain(path, flags, mode, dir_fd=dir_fd))
+        most.append(len(opened))
+        return number
+
+    def uncount(number: int) -> None:
+        opened.discard(number)
+        close(number)
+
+    deep = service.root / ".removed/x" / "/".join(["f"] * 20)
+    deep.mkdir(parents=True)
+    (deep / "file").write_bytes(b"")
+    monkeypatch.setattr(os, "open", count)
+    monkeypatch.setattr(os, "close", uncount)
+    service.trash.empty()
+    assert not list((service.root / ".removed").iterdir()) and max(most) <= 4 and not opened
 
 
 def test_only_folders_of_objects_are_removed_and_only_for_the_server(service: store_sync.StoreSync) -> None:

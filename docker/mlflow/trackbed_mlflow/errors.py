@@ -68,10 +68,16 @@ def sync_path(path: str) -> None:
     """fsync of a file or folder."""
     number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        sync_open(number)
+    finally:
+        os.close(number)
+
+
+def sync_open(number: int) -> None:
+    """The same of an open one."""
+    try:
         os.fsync(number)
     except OSError as error:
         # some file systems know no fsync of a folder
         if error.errno not in (errno.EINVAL, errno.EBADF) or not stat.S_ISDIR(os.fstat(number).st_mode):
             raise
-    finally:
-        os.close(number)

@@ -2,10 +2,11 @@
 
 VersityGW 1.8.0 keeps an object as a plain file of its name and its metadata as files in a folder of that name, and
 calls fsync for neither. The MLflow server names an object here before it answers an upload. One JSON object per
-connection, answered by one: {"bucket", "keys"} syncs objects, {"bucket", "removed"} notes a deletion, {"all"} syncs the
-whole file system (a restore), {"result"} gives what the last check found. {"bucket", "list"} is answered by several:
-the names and sizes in one folder. No content is read out or written for a caller. Each has the "token" of the secrets
-volume: other accounts of the machine reach this container, too.
+connection, answered by one: {"bucket", "keys"} syncs objects, {"bucket", "removed"} notes a deletion, {"bucket",
+"dropped"} removes a folder of objects, {"all"} syncs the whole file system (a restore), {"result"} gives what the last
+check found. {"bucket", "list"} is answered by several: the names and sizes in one folder. No content is read out or
+written for a caller. Each has the "token" of the secrets volume: other accounts of the machine reach this container,
+too.
 """
 
 from __future__ import annotations
