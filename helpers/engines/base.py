@@ -197,7 +197,8 @@ class Engine(Protocol):
         """A command in a service whose input and output stream; ``fresh``: in a copy of it, also when it is down."""
 
     def feed(self, service: str, argv: tuple[str, ...]) -> AbstractContextManager[Pipe]:
-        """A command in a fresh copy of a service that reads much: by a shorter way, where there is one."""
+        """A command in a fresh copy of a service that reads much: by a shorter way, where there is one and the command
+        knows it: from a named pipe, whose path is its last word then."""
         return self.pipe(service, argv, fresh=True)
 
     def unlisted(self) -> tuple[str, ...]:

@@ -20,8 +20,9 @@ from helpers.errors import TrackbedError
 READS = (
     "import os, sys; s = open(os.environ['TRACKBED_FEED'], 'rb') if 'TRACKBED_FEED' in os.environ else sys.stdin.buffer"
 )
-PRINTS = f"{READS}; c = s.read(); print(len(c), 'TRACKBED_FEED' in os.environ)"
+PRINTS = f"{READS}; c = s.read(); print(len(c), 'TRACKBED_FEED' in os.environ, sys.argv[1:])"
 REFUSED = f"import os, sys; 'TRACKBED_FEED' in os.environ and sys.exit(1); {PRINTS}"
+EARLIER = f"import sys; len(sys.argv) > 2 and sys.exit(2); {PRINTS}"  # which knows one word, and no pipe
 SIZE = 3 * 2**20
 
 
@@ -43,7 +44,7 @@ class Commands(service_commands.ServiceCommands):
         return {"PATH": os.environ["PATH"]}
 
     def fresh(self, service: str, argv: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-c", self.program]
+        return [sys.executable, "-c", self.program, *argv[1:]]
 
 
 HERE = {"KernelVersion": platform.release(), "Name": socket.gethostname()}
@@ -55,16 +56,19 @@ BY_PIPE, BY_ENGINE = [compose.STREAM, compose.FEED], [compose.STREAM]
     [
         (Commands(PRINTS, HERE), [BY_PIPE]),
         (Commands(REFUSED, HERE), [BY_PIPE, BY_ENGINE]),
+        (Commands(EARLIER, HERE), [BY_PIPE, BY_ENGINE]),
         (Commands(PRINTS, {**HERE, "KernelVersion": "6.10.14-linuxkit"}), [BY_ENGINE]),
         (Commands(PRINTS, {**HERE, "Name": "the machine around this container"}), [BY_ENGINE]),
         (Commands(PRINTS, HERE, remote=True), [BY_ENGINE]),
     ],
 )
 def test_much_goes_by_the_shortest_way_there_is(commands: Commands, made: list[list[str]]) -> None:
-    with commands.feed("mlflow", ("program",)) as pipe:
+    with commands.feed("mlflow", ("program", "in")) as pipe:
         pipe.into.write(bytes(SIZE))
         pipe.close()
-        assert pipe.out.read().split() == [b"%d" % SIZE, str(made[-1] == BY_PIPE).encode()]
+        by_pipe = made[-1] == BY_PIPE
+        words = ["in", *([compose.FEED_PATH] if by_pipe else [])]
+        assert pipe.out.read().decode() == f"{SIZE} {by_pipe} {words}\n"
         pipe.finish()
     assert commands.made == made
 
@@ -80,18 +84,36 @@ def test_a_program_that_ends_early_is_told_as_such() -> None:
         pipe.finish()
 
 
-def test_nobody_else_finds_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[str] = []
+def test_nobody_else_finds_the_pipe_and_nothing_is_left_where_the_task_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[Path] = []
     plain: Any = subprocess.Popen
 
     def popen(argv: Any, *words: Any, env: Any, **options: Any) -> Any:
-        found.append(env["TRACKBED_FEED"])
+        found.append(path := Path(env["TRACKBED_FEED"]))
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700 and path.is_fifo()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644, "a container's user may have the group of this one"
         return plain(argv, *words, env=env, **options)
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     with Commands(PRINTS, HERE).feed("mlflow", ("program",)) as pipe:
-        path = Path(found[0])
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700 and path.is_fifo()
+        assert not found[0].parent.exists(), "both sides have it"
+        pipe.into.write(b"content")
         pipe.close()
+        assert pipe.out.read().startswith(b"7 True")
         pipe.finish()
-    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize("cannot", ["mkdir", "mkfifo", "chmod"])
+def test_a_disk_that_is_full_or_has_no_named_pipes_needs_none(monkeypatch: pytest.MonkeyPatch, cannot: str) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, cannot, refused)
+    commands = Commands(PRINTS, HERE)
+    with commands.feed("mlflow", ("program",)) as pipe:
+        pipe.close()
+        assert pipe.out.read().startswith(b"0 False")
+        pipe.finish()
+    assert commands.made == [BY_ENGINE]

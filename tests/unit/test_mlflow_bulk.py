@@ -699,7 +699,7 @@ def test_a_named_pipe_without_a_writer_has_ended(
 ) -> None:
     """Whoever wanted to write was killed: a container would wait for it forever."""
     os.mkfifo(tmp_path / "feed")
-    with transfer._fed({}) as plain:
+    with transfer._fed("") as plain:
         assert plain is sys.stdin.buffer
     ends, ended = os.pipe()
 
@@ -715,7 +715,7 @@ def test_a_named_pipe_without_a_writer_has_ended(
         os.close(ended)
     with os.fdopen(ends, "rb") as stdin:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stdin))
-        with transfer._fed({"TRACKBED_FEED": str(tmp_path / "feed")}) as stream:
+        with transfer._fed(str(tmp_path / "feed")) as stream:
             assert stream.read() == (content or b"")
     writing.join()
 

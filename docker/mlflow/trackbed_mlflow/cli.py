@@ -17,7 +17,8 @@ out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the
 pick         the same of the objects only whose names stdin has, one JSON string a line
 offer        once stdin has a line, what `list` prints; then what `pick` gives of the names that follow that line
 digests      print as JSON, for each name that stdin has (one JSON string a line), SHA-256 and size, or null without one
-in PREFIX    store the objects of such a stream from stdin below PREFIX; print as JSON what had to be renamed
+in PREFIX [PIPE]  store the objects of such a stream from stdin, or from the named pipe PIPE, below PREFIX; print as
+             JSON what had to be renamed
 sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back from the store
 sizes        print {"TOP": [objects, bytes, bytes of the last 7 days]} of each experiment's folder
 gc AGE [--show]  remove (or only tell as JSON) what was deleted longer ago than AGE (30d), with its artifacts
@@ -256,7 +257,7 @@ COMMANDS: Mapping[str, tuple[Callable[[Words], None], tuple[int, ...]]] = {
     "out": (transfer("out"), (0, 1)),
     "pick": (transfer("pick"), (0,)),
     "offer": (transfer("offer"), (0,)),
-    "in": (transfer("in"), (1,)),
+    "in": (transfer("in"), (1, 2)),
     "digests": (transfer("digests"), (0,)),
     "sums": (transfer("sums"), (0, 1)),
     "sizes": (transfer("sizes"), (0,)),

@@ -217,20 +217,20 @@ def sizes(environment: Mapping[str, str], now: float) -> dict[str, list[int]]:
     return result
 
 
-def run(command: str, prefix: str, top: str = "") -> None:
-    """One of the entry's commands for all objects; ``top``: for those of one folder."""
+def run(command: str, prefix: str, more: str = "") -> None:
+    """One of the entry's commands for all objects; ``more``: the one folder, or the named pipe, that it is about."""
     try:
-        _run(command, prefix, top)
+        _run(command, prefix, more)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise Stop(FAILED, f"{command}: {error}") from None
 
 
-def _fed(environment: Mapping[str, str]) -> contextlib.AbstractContextManager[BinaryIO]:
-    """What is to be read: stdin, or a named pipe that somebody has mounted.
+def _fed(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    """What is to be read: stdin, or the named pipe of that ``path``.
 
     Nobody may ever write to the latter, because who wanted to was killed. So stdin ends once it has a writer, or none.
     """
-    if not (path := environment.get("TRACKBED_FEED")):
+    if not path:
         return contextlib.nullcontext(sys.stdin.buffer)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     sys.stdin.buffer.read()
@@ -238,7 +238,7 @@ def _fed(environment: Mapping[str, str]) -> contextlib.AbstractContextManager[Bi
     return os.fdopen(handle, "rb")
 
 
-def _run(command: str, prefix: str, top: str) -> None:
+def _run(command: str, prefix: str, more: str) -> None:
     if command == "out":
         say(objects_out(os.environ, prefix, sys.stdout.buffer))
     elif command == "list":
@@ -250,11 +250,11 @@ def _run(command: str, prefix: str, top: str) -> None:
     elif command == "digests":
         objects_digests(os.environ, sys.stdin.buffer)
     elif command == "in":
-        with _fed(os.environ) as source:
+        with _fed(more) as source:
             say(objects_in(os.environ, prefix, source))
     elif command == "sums":
         objects_sums(os.environ, prefix)
     elif command == "sizes":
         print(json.dumps(sizes(os.environ, time.time())))
     else:
-        say(objects_dropped(os.environ, prefix, top))
+        say(objects_dropped(os.environ, prefix, more))

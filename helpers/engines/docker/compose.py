@@ -31,6 +31,7 @@ from helpers.services import (
 MINIO_WALK = "docker/compose.minio-walk.yaml"  # for one container that sees MinIO's volume
 STREAM = "docker/compose.stream.yaml"  # for one container whose output is data
 FEED = "docker/compose.feed.yaml"  # for one container that reads from TRACKBED_FEED, a named pipe
+FEED_PATH = "/feed"  # where that container has it
 LOOK_SECONDS = 0.25  # between two looks at what starts
 ORDER = (POSTGRES, STORE, STORE_SYNC, BUCKET, MLFLOW, GATEWAY)
 

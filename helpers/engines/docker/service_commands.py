@@ -7,13 +7,13 @@ import platform
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from helpers import clone, commands
 from helpers.engines import streaming
-from helpers.engines.docker.compose import FEED, STREAM, ComposeProject
+from helpers.engines.docker.compose import FEED, FEED_PATH, STREAM, ComposeProject
 from helpers.engines.docker.containers import Containers
 from helpers.engines.docker.deployment import DockerComponent
 from helpers.engines.docker.notebook_container import NotebookContainer
@@ -50,18 +50,28 @@ class ServiceCommands(DockerComponent):
     @contextmanager
     def feed(self, service: str, argv: tuple[str, ...]) -> Iterator[streaming.Pipe]:
         """A fresh copy that reads from a named pipe of ours; through the engine where it cannot."""
-        if self._is_here():
-            with tempfile.TemporaryDirectory(prefix="trackbed-") as folder:  # nobody else's way leads into it
-                path = Path(folder, "feed")
+        with ExitStack() as stack:
+            pipe = self._fed(service, argv, stack) if self._is_here() else None
+            yield pipe or stack.enter_context(self.pipe(service, argv, fresh=True))
+
+    def _fed(self, service: str, argv: tuple[str, ...], stack: ExitStack) -> streaming.Pipe | None:
+        """A copy that has opened the pipe, which nobody finds any more then; None where there is none."""
+        with ExitStack() as folder, ExitStack() as attempt:
+            try:
+                # nobody else's way leads into it
+                path = Path(folder.enter_context(tempfile.TemporaryDirectory(prefix="trackbed-")), "feed")
                 os.mkfifo(path)
-                path.chmod(0o604)  # the container's user may be any
-                values = {**self.compose.environment(f"{STREAM}:{FEED}"), "TRACKBED_FEED": str(path)}
-                with streaming.piped(argv[0], self.compose.fresh(service, argv), values, clone.ROOT) as pipe:
-                    if pipe.feed_by(path):
-                        yield pipe
-                        return
-        with self.pipe(service, argv, fresh=True) as pipe:
-            yield pipe
+                path.chmod(0o644)  # the container's user may be any
+            except OSError:
+                return None  # a full disk, or a file system without pipes
+            values = {**self.compose.environment(f"{STREAM}:{FEED}"), "TRACKBED_FEED": str(path)}
+            # as a word, not a variable: an image of an earlier version refuses it at once
+            command = self.compose.fresh(service, (*argv, FEED_PATH))
+            pipe = attempt.enter_context(streaming.piped(argv[0], command, values, clone.ROOT))
+            if pipe.feed_by(path):
+                stack.enter_context(attempt.pop_all())
+                return pipe
+        return None
 
     def _is_here(self) -> bool:
         """Whether the engine's containers see this process's files: not in a virtual machine, nor beside a container
