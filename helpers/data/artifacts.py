@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "trackbed-mlflow"
 LONG = 24 * 3600.0
+ASKED = 300.0  # seconds for the service beside the store: whoever asks it gives up after two minutes
 
 
 def listing(engine: Engine) -> Iterator[tuple[str, int, str]]:
@@ -277,10 +278,11 @@ def sums(
 
 def drop(engine: Engine, prefix: str, top: str = "") -> None:
     """Delete all below a prefix, or below one folder of it. The disk may take some seconds longer."""
-    words = (PROGRAM, "drop", prefix, *((top,) if top else ()))
+    words = (prefix, *((top,) if top else ()))
     if engine.object_store == "versitygw":  # the service beside it does it: the running server only asks
-        with suppress(TrackbedError), engine.pipe(MLFLOW, words) as pipe:  # it may be down
-            pipe.finish(3600)
+        # it may be down, or of an earlier version; or more is to be done, which would take its memory
+        with suppress(TrackbedError), engine.pipe(MLFLOW, (PROGRAM, "discard", *words)) as pipe:
+            pipe.finish(ASKED)
             return
-    with engine.pipe(MLFLOW, words, fresh=True) as pipe:
+    with engine.pipe(MLFLOW, (PROGRAM, "drop", *words), fresh=True) as pipe:
         pipe.finish(3600)

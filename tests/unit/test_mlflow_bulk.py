@@ -693,6 +693,23 @@ def test_all_below_a_prefix_goes_where_the_store_keeps_it(monkeypatch: pytest.Mo
     assert asked == [("b", "old/7"), *([] if removes else [("old", "7")])]
 
 
+@pytest.mark.parametrize("destination", ["s3://b/active", "/folder/active"])
+def test_a_running_server_removes_nothing_itself(monkeypatch: pytest.MonkeyPatch, destination: str) -> None:
+    """Its memory is for its workers; a copy of it does what the service beside the store leaves."""
+
+    def stored(*_: object) -> Any:
+        raise AssertionError("no client")
+
+    asked: list[bool] = [False, True]
+    monkeypatch.setattr("trackbed_mlflow.durability.drop", lambda *_: asked.pop(0))
+    monkeypatch.setattr(transfer, "storage", stored)
+    environment = {"MLFLOW_ARTIFACTS_DESTINATION": destination}
+    with pytest.raises(errors.Stop, match="cannot"):
+        transfer.objects_discarded(environment, "old", "7")
+    if destination.startswith("s3:"):
+        assert transfer.objects_discarded(environment, "old", "7") == "removed"
+
+
 @pytest.mark.parametrize("content", [None, b"", b"x" * 300_000])
 def test_a_named_pipe_without_a_writer_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None

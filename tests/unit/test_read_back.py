@@ -116,7 +116,7 @@ def test_a_copy_of_the_server_is_made_only_where_the_running_one_cannot_ask(
 
         @contextmanager
         def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> Iterator[Any]:
-            assert argv == ("trackbed-mlflow", "drop", "old", "7")
+            assert argv == ("trackbed-mlflow", "drop" if fresh else "discard", "old", "7")
             made.append(fresh)
             program = f"import sys; sys.exit({int(not fresh and not is_up)})"
             with streaming.piped("dropping", [sys.executable, "-c", program]) as pipe:

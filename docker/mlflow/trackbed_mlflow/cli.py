@@ -26,6 +26,7 @@ usage        print {"TOP": [objects, bytes, bytes of the last 7 days, bytes of w
 indexes [--remove|--missing]  make (or remove, for good) Trackbed's own indexes beside MLflow's, while the server works;
              --missing: those of large tables, which the server leaves to it where nobody has removed them
 drop PREFIX [TOP]  delete everything below PREFIX, or below the folder TOP of it
+discard PREFIX [TOP]  have the service beside the store do that at once; fails where it cannot do it alone
 sealed       print as JSON what is encrypted in the database and what nobody can decrypt; stdin: keys to try
 opens        print as JSON which of the keys on stdin open the object store and the database
 recheck      after an unclean stop: remove half uploads, look at what was written before it (a folder store)
@@ -52,7 +53,7 @@ from typing import NoReturn
 
 from trackbed_mlflow.errors import STOPPED, USAGE, Stop, required, say
 
-BULK = ("list", "out", "pick", "offer", "digests", "in", "sums", "sizes", "drop")
+BULK = ("list", "out", "pick", "offer", "digests", "in", "sums", "sizes", "drop", "discard")
 Words = list[str]
 
 
@@ -262,6 +263,7 @@ COMMANDS: Mapping[str, tuple[Callable[[Words], None], tuple[int, ...]]] = {
     "sums": (transfer("sums"), (0, 1)),
     "sizes": (transfer("sizes"), (0,)),
     "drop": (transfer("drop"), (1, 2)),
+    "discard": (transfer("discard"), (1, 2)),
     "gc": (gc, (1, 2)),
     "usage": (usage, (0,)),
     "import": (import_source, (1, 2, 3)),

@@ -200,10 +200,21 @@ def objects_sums(environment: Mapping[str, str], prefix: str) -> None:
 
 def objects_dropped(environment: Mapping[str, str], prefix: str, top: str) -> str:
     """Remove all below a prefix, or below one folder of it: where the store keeps it, or else by the store."""
-    destination = at_folder(environment, prefix, top)
-    if destination.startswith("s3://") and durability.drop(environment, *s3_address(destination)):
+    if _discarded(environment, prefix, top):
         return "removed"
     return f"{storage(environment, prefix, top).drop()} objects removed"
+
+
+def objects_discarded(environment: Mapping[str, str], prefix: str, top: str) -> str:
+    """The same where the store keeps it, or not at all: a server that runs has no memory to spare for more."""
+    if not _discarded(environment, prefix, top):
+        raise Stop(FAILED, "the service beside the store cannot remove this alone")
+    return "removed"
+
+
+def _discarded(environment: Mapping[str, str], prefix: str, top: str) -> bool:
+    destination = at_folder(environment, prefix, top)
+    return destination.startswith("s3://") and durability.drop(environment, *s3_address(destination))
 
 
 def sizes(environment: Mapping[str, str], now: float) -> dict[str, list[int]]:
@@ -254,6 +265,8 @@ def _run(command: str, prefix: str, more: str) -> None:
             say(objects_in(os.environ, prefix, source))
     elif command == "sums":
         objects_sums(os.environ, prefix)
+    elif command == "discard":
+        say(objects_discarded(os.environ, prefix, more))
     elif command == "sizes":
         print(json.dumps(sizes(os.environ, time.time())))
     else:
