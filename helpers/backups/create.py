@@ -154,8 +154,9 @@ def add(
 ) -> Added:
     """The same as one more backup of a repository, which reads and stores only what is new.
 
-    A share of what is there is read again first; that, and the pieces in ``lost``, is stored again where it is damaged
-    and the project still has it. ``files_until``: when the workspace is given up, in seconds since the epoch.
+    A share of what is there is read again beside the database; that, and the pieces in ``lost``, is stored again where
+    it is damaged and the project still has it. ``files_until``: when the workspace is given up, in seconds since the
+    epoch.
     """
     need(engine, POSTGRES, STORE)
     progress.step("reading a share of the earlier pieces again")

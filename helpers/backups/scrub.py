@@ -69,8 +69,14 @@ def _share(after: str, digest: str) -> float:
 
 def read_share(store: BlobStore, stopped: Callable[[], bool] = lambda: False) -> ScrubResult:
     """Read the next share, and what was wrong the last time; no more of it once ``stopped`` says so."""
-    after, known = _state(store)
+    after, remembered = _state(store)
     result, begun = ScrubResult(position=after), time.monotonic()
+
+    def known() -> Iterator[tuple[str, int]]:
+        for digest in remembered:
+            if stopped():
+                return
+            yield piece(digest), next((size for _, size in _sized(store, digest)), 0)
 
     def chosen() -> Iterator[tuple[str, int]]:
         read = 0
@@ -84,8 +90,7 @@ def read_share(store: BlobStore, stopped: Callable[[], bool] = lambda: False) ->
             read += size
             yield path, size
 
-    sizes = {digest: size for digest in known for path, size in _sized(store, digest)}
-    for path, _, wrong in read_back(store, ((piece(digest), sizes.get(digest, 0)) for digest in known)):
+    for path, _, wrong in read_back(store, known()):
         if wrong:
             result.wrong[path.rpartition("/")[2]] = wrong
     for path, size, wrong in read_back(store, chosen()):
@@ -120,7 +125,7 @@ def share_beside(store: BlobStore) -> Iterator[Share]:
 
     def read() -> tuple[ScrubResult, set[str]]:
         result = read_share(store, left.is_set)
-        return result, {digest for digest in result.wrong if restore_from_copy(store, digest)}
+        return result, {digest for digest in result.wrong if not left.is_set() and restore_from_copy(store, digest)}
 
     def lost() -> set[str]:
         result, copied = reading.result()

@@ -237,19 +237,29 @@ def test_a_share_is_read_beside_what_else_is_done(snapshot: Snapshot) -> None:
     assert share.copied == 1 and set(share.result.wrong) == {digest, sha(b"hello")}
 
 
-def test_a_share_that_is_given_up_is_read_no_further(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wrong", [set[str](), {sha(b"hello"), sha(DUMP[:1000])}])
+def test_a_share_that_is_given_up_is_read_no_further(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch, wrong: set[str]
+) -> None:
+    """``wrong``: what was damaged the last time, which comes first and may be much."""
+    scrub.save_position(snapshot.store, scrub.ScrubResult(), wrong)
     begun, go_on = Event(), Event()
     seen: list[str] = []
-    looked = damage.read_back
+    copied: list[str] = []
+
+    def restored(store: object, digest: str) -> bool:
+        copied.append(digest)
+        return True
 
     def noted(place: Any, expected: Any) -> Iterator[tuple[str, int, str]]:
         for path, size in expected:
             begun.set()
             assert go_on.wait(PATIENCE)
             seen.append(path)
-            yield from looked(place, [(path, size)])
+            yield path, size, "is damaged"
 
     monkeypatch.setattr(scrub, "read_back", noted)
+    monkeypatch.setattr(scrub, "restore_from_copy", restored)
 
     class GivenUp(Event):
         def set(self) -> None:
@@ -259,7 +269,7 @@ def test_a_share_that_is_given_up_is_read_no_further(snapshot: Snapshot, monkeyp
     monkeypatch.setattr(scrub, "Event", GivenUp)
     with scrub.share_beside(snapshot.store):
         assert begun.wait(PATIENCE)
-    assert len(seen) == 1
+    assert len(seen) == 1 and not copied
 
 
 def test_a_missing_piece_is_stored_again(tmp_path: Path, snapshot: Snapshot) -> None:
