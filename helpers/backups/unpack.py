@@ -21,7 +21,7 @@ from helpers.engines import select
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
-from helpers.settings import Settings
+from helpers.settings import DEFAULT, Settings
 from helpers.suggestions import shown
 
 PROGRAM = "trackbed-mlflow"
@@ -37,7 +37,8 @@ def known(engine: Engine, schema: str) -> str:
     """What a schema revision is to the MLflow of this project: empty, current, older or newer."""
     if not schema:
         return "empty"
-    if loading.template(schema):  # this MLflow's own
+    # with an image of somebody's, as after `invoke upgrade --back`, only the server itself knows
+    if engine.settings.origin("MLFLOW_IMAGE") == DEFAULT and loading.template(schema):
         return "current"
     done = engine.one_shot(MLFLOW, (PROGRAM, "known", schema))
     if done.code:

@@ -19,6 +19,7 @@ from helpers.data import database
 from helpers.engines import streaming
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
+from helpers.settings import DEFAULT, LAST_UP
 
 FRAME = b"""--
 -- PostgreSQL database dump
@@ -224,14 +225,17 @@ def test_the_note_of_removed_indexes_is_ours(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_schema_of_this_version_is_known_without_asking_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, ...]] = []
+    asked, origins = list[tuple[str, ...]](), dict[str, str]()
 
     def one_shot(service: str, argv: tuple[str, ...]) -> Any:
         asked.append(argv)
         return SimpleNamespace(code=0, stdout="older\n")
 
-    engine = cast("Engine", SimpleNamespace(one_shot=one_shot))
+    settings = SimpleNamespace(origin=lambda name: origins.get(name, DEFAULT))
+    engine = cast("Engine", SimpleNamespace(one_shot=one_shot, settings=settings))
     revision = (clone.SERVER_PACKAGE / "schema.sql").read_text("utf-8").split("\n", 1)[0].removeprefix("-- revision ")
     assert [unpack.known(engine, revision), unpack.known(engine, "")] == ["current", "empty"]
     assert not asked
     assert unpack.known(engine, "0123456789ab") == "older" and len(asked) == 1
+    origins["MLFLOW_IMAGE"] = LAST_UP  # an earlier MLflow, which `upgrade --back` has chosen
+    assert unpack.known(engine, revision) == "older" and len(asked) == 2
