@@ -366,9 +366,19 @@ def test_what_was_put_aside_stays_aside_after_a_power_cut(
 ) -> None:
     monkeypatch.setattr(service.trash, "empty_behind", lambda: None)
     service.answer({"token": TOKEN, "bucket": "bucket", "dropped": "main"})
-    top = os.path.relpath(service.root, disk.root)
+    top, (first, *synced) = os.path.relpath(service.root, disk.root), disk.synced()
     folders = (".", ".removed", "objects/bucket", "sidecar/bucket")
-    assert {os.path.normpath(f"{top}/{name}") for name in folders} <= set(disk.synced())
+    assert {os.path.normpath(f"{top}/{name}") for name in folders} <= set(synced)
+    assert first == os.path.normpath(f"{top}/.written/journal"), "the check afterwards knows that it was removed"
+
+
+def test_a_full_disk_keeps_nobody_from_removing(service: store_sync.StoreSync, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: str, there: bool = True) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(service.journal, "note", full)
+    service.answer({"token": TOKEN, "bucket": "bucket", "dropped": "main"})
+    assert not (service.root / "objects/bucket/main").exists()
 
 
 def test_what_the_disk_keeps_holds_up_nothing_else(

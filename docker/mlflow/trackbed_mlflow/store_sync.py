@@ -139,6 +139,8 @@ class StoreSync:
         if UNLISTED in key.split("/"):
             raise ValueError(f"{key!r} is no folder of objects")
         above, _, name = f"{bucket}/{key}".rpartition("/")
+        # first, and on the disk: the check after a power cut would miss what was removed
+        self.journal.note_removed(str(self.root / OBJECTS / bucket / key))
         for tree in (OBJECTS, SIDECAR):
             with suppress(FileNotFoundError):
                 number = _inside(os.open(self.root / tree, FOLDER), above)
@@ -148,7 +150,6 @@ class StoreSync:
                     os.close(number)
         self.trash.empty_behind()
         self.folders.forget()
-        self.journal.removed(str(self.root / OBJECTS / bucket / key))
         with suppress(FileNotFoundError):
             return bool(os.listdir(self.root / OBJECTS / bucket / UNLISTED / "multipart"))
         return False

@@ -53,6 +53,12 @@ class Journal:
     def removed(self, path: str) -> None:
         self._put(path, False)
 
+    def note_removed(self, path: str) -> None:
+        """The same, on the disk when this returns, unless that is full."""
+        with suppress(OSError):
+            self.note(path, False)
+            sync_path(str(self.folder / JOURNAL))
+
     def _put(self, path: str, there: bool) -> None:
         if self._pid != os.getpid():
             with self._lock:
