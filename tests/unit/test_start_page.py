@@ -29,7 +29,7 @@ from helpers.leases import last_backup, lease
 from helpers.project import access, backup_schedule
 from helpers.project.backup_runs import MADE, Good, Result, Schedule
 from helpers.project.project import OPEN, Project
-from helpers.services import ExecResult
+from helpers.services import Availability, ExecResult
 from tests.unit.fakes import Silent, project
 from tests.unit.memory_engine import MemoryEngine, in_memory
 
@@ -217,6 +217,27 @@ def test_an_engine_that_was_found_is_not_looked_for_again(one: Project, monkeypa
     monkeypatch.setattr(Told, "availability", look)
     start_page.refresh(one, found)
     assert len(Told.handed) == 1
+
+
+def test_an_engine_that_was_not_found_yet_is_looked_for_where_it_runs(
+    one: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its look finds its machine over ssh, or its cluster: without one it would act on this machine."""
+    lifecycle.up(one, Silent(), lambda line: None)
+    order: list[str] = []
+    answer = Availability(True, True, "in memory")
+
+    def look(*_: object) -> Availability:
+        order.append("found")
+        return answer
+
+    monkeypatch.setattr(Told, "availability", look)
+    monkeypatch.setattr(Told, "put_start_page", lambda *_: order.append("handed over"))
+    start_page.refresh(one)
+    assert order == ["found", "handed over"]
+    answer = Availability(False, True, "it does not answer")
+    start_page.refresh(one)
+    assert order == ["found", "handed over", "found"]
 
 
 def test_beside_a_remote_tracking_server_there_is_none(tmp_path: Path) -> None:
