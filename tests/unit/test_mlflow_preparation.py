@@ -116,22 +116,25 @@ REFUSED = errors.Stop(errors.REFUSED, "the object store refuses: SignatureDoesNo
 
 
 @pytest.mark.parametrize(
-    ("store", "seconds", "words"),
+    ("first", "store", "seconds", "words"),
     [
-        ([errors.NotYet("connection refused"), REFUSED, False, True], (0, 5), "no bucket yet"),
-        ([*[False] * 40, True], (60, 120), "no bucket yet"),  # it is being made
-        ([errors.NotYet("connection refused")], (10, 15), "starts without the object store: connection refused"),
-        ([REFUSED], (10, 15), "starts without the object store: the object store refuses"),
+        (False, [errors.NotYet("connection refused"), REFUSED, False, True], (0, 5), "there is no bucket"),
+        (True, [*[False] * 40, True], (60, 120), "there is no bucket"),  # it is being made
+        (True, [*[REFUSED] * 40, True], (60, 120), "the object store refuses"),
+        (False, [errors.NotYet("connection refused")], (10, 15), "starts without the object store: connection refused"),
+        (False, [REFUSED], (10, 15), "starts without the object store: the object store refuses"),
+        (False, [False], (10, 15), "starts without the object store: there is no bucket"),  # somebody deleted it
     ],
 )
 def test_a_server_that_starts_serves_nothing_before_the_bucket_is_made(
+    first: bool,
     store: list[object],
     seconds: tuple[float, float],
     words: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """But a store that does not answer is missing for artifacts alone, as where it ends later."""
+    """But later a store without an answer, or without the bucket, is missing for artifacts alone, as while it runs."""
     now, said = [0.0], iter(store)
 
     def is_there(environment: object) -> object:
@@ -144,12 +147,14 @@ def test_a_server_that_starts_serves_nothing_before_the_bucket_is_made(
         now[0] += some
 
     monkeypatch.setattr(bucket, "is_there", is_there)
-    preparation.await_bucket(ENVIRONMENT, False, lambda: now[0], sleep)
+    preparation.await_bucket(ENVIRONMENT, first, lambda: now[0], sleep)
     assert seconds[0] <= now[0] <= seconds[1] and words in capsys.readouterr().err
     assert next(said, None) is None
 
 
-def test_a_server_whose_bucket_nobody_makes_ends_and_a_folder_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_server_whose_bucket_nobody_makes_ends_and_a_folder_is_not_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [0.0]
 
     def sleep(some: float) -> None:
@@ -158,11 +163,11 @@ def test_a_server_whose_bucket_nobody_makes_ends_and_a_folder_is_not_awaited(mon
     def refuses(environment: object) -> bool:
         raise REFUSED
 
-    for first, looked, words in ((False, lambda environment: False, "no bucket yet"), (True, refuses, "refuses")):
+    for looked, words in ((lambda environment: False, "there is no bucket"), (refuses, "refuses")):
         now[0] = 0.0
         monkeypatch.setattr(bucket, "is_there", looked)
         with pytest.raises(errors.Stop, match=words) as caught:
-            preparation.await_bucket(ENVIRONMENT, first, lambda: now[0], sleep)
+            preparation.await_bucket(ENVIRONMENT, True, lambda: now[0], sleep)
         assert caught.value.code == errors.NO_ANSWER and now[0] > 500
     preparation.await_bucket({"MLFLOW_ARTIFACTS_DESTINATION": "/artifacts"}, True, lambda: now[0], sleep)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import graphlib
 import json
 import os
@@ -190,30 +191,52 @@ def test_a_missing_setting_is_named() -> None:
     assert (done.returncode, done.stderr) == (78, "trackbed: MLFLOW_ARTIFACTS_DESTINATION is not set\n")
 
 
-def test_the_server_is_imported_with_its_keys_and_before_the_database_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow makes the column of webhooks' secrets with the key of that moment, a random one without any."""
+@pytest.mark.parametrize(
+    ("answered", "prepared", "first"),
+    [("", "empty", True), ("", "current", False), ("empty", "", True), ("current", "", False), ("older", "", False)],
+)
+def test_the_server_is_imported_with_its_keys_and_before_the_database_answers(
+    answered: str, prepared: str, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow makes the column of webhooks' secrets with the key of that moment, a random one without any. Only a server
+    that found an empty database waits for the bucket as long as it takes."""
     order: list[str] = []
     monkeypatch.setattr(os, "environ", {"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/live"})
     for module, name in (
         (encryption, "load"),
         (serve, "import_server"),
-        (preparation, "prepare_database"),
-        (preparation, "await_bucket"),
         (encryption, "reseal"),
         (serve, "serve_in_this_process"),
         (leftovers, "end_processes"),
+        (gc, "freeze"),
+        (gc, "collect"),
     ):
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: order.append(name))
-    monkeypatch.setattr(preparation, "prepare_if_it_answers", lambda: False)
+    awaited: list[bool] = []
+
+    def prepare_database(starting: bool = False) -> str:
+        order.append("prepare_database")
+        return prepared
+
+    def await_bucket(environment: object, first: bool) -> None:
+        order.append("await_bucket")
+        awaited.append(first)
+
+    monkeypatch.setattr(preparation, "prepare_if_it_answers", lambda: answered)
+    monkeypatch.setattr(preparation, "prepare_database", prepare_database)
+    monkeypatch.setattr(preparation, "await_bucket", await_bucket)
     serve.serve()
     assert order[1:] == [
         "load",
         "import_server",
-        "prepare_database",
+        *(["prepare_database"] if prepared else []),
+        "freeze",
         "await_bucket",
+        "collect",
         "reseal",
         "serve_in_this_process",
     ]
+    assert awaited == [first]
 
 
 @contextmanager

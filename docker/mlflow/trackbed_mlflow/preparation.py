@@ -80,8 +80,8 @@ def await_bucket(
 ) -> None:
     """Returns when the bucket is there, which is made beside this start. Raises Stop where nobody makes it.
 
-    After the ``first`` start a store that gives no answer, or refuses, does so for artifacts alone: after a moment the
-    rest is served without it.
+    After the ``first`` start a store that gives no answer, refuses, or has no such bucket any more is missing for
+    artifacts alone: after a moment the rest is served without it.
     """
     if not required(environment, "MLFLOW_ARTIFACTS_DESTINATION").startswith("s3://"):
         return
@@ -89,14 +89,14 @@ def await_bucket(
 
     def look() -> None:
         try:
-            there = bucket.is_there(environment)
+            if bucket.is_there(environment):
+                return
+            missing = "there is no bucket"
         except (NotYet, Stop) as reason:
-            if first or clock() < end:
-                raise NotYet(str(reason)) from None
-            say(f"the server starts without the object store: {reason}")
-            return
-        if not there:
-            raise NotYet("there is no bucket yet")
+            missing = str(reason)
+        if first or clock() < end:
+            raise NotYet(missing)
+        say(f"the server starts without the object store: {missing}")
 
     wait("the bucket", look, LONGEST, clock, sleep)
 
