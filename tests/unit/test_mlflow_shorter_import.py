@@ -43,7 +43,7 @@ def test_entry_points_are_read_once_during_the_import_and_each_time_afterwards(m
     assert reads == [{}, {"group": "c"}]
 
 
-def test_the_address_of_a_route_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_makes_the_address_of_a_route_is_made_at_the_first_call_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[tuple[str, bool]] = []
 
     class Rule:
@@ -66,6 +66,7 @@ def test_the_address_of_a_route_is_made_when_it_is_asked_for(monkeypatch: pytest
     one, two = Rule("one"), Rule("two")
     assert compiled == []
     assert (one._build(a=1), two._build_unknown()) == (("one", False, {"a": 1}), ("two", True, {}))
+    assert one._build(a=2) == ("one", False, {"a": 2})  # an application of somebody's plugin may ask at each request
     assert compiled == [("one", False), ("two", True)]
 
 

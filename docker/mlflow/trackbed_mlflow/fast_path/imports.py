@@ -83,8 +83,12 @@ def build_addresses_later() -> None:
     compile_builder = rules.Rule._compile_builder
 
     def later(rule: Any, append_unknown: bool = True) -> Callable[..., Any]:
+        compiled: list[Callable[..., Any]] = []
+
         def build(self: Any, *values: Any, **named: Any) -> Any:
-            return compile_builder(rule, append_unknown)(self, *values, **named)
+            if not compiled:  # two threads may do it twice, alike
+                compiled.append(compile_builder(rule, append_unknown))
+            return compiled[0](self, *values, **named)
 
         return build
 
