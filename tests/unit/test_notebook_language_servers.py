@@ -29,8 +29,9 @@ def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         program.write_text("")
         program.chmod(0o755)
     (programs / "npm").symlink_to(package / "bin" / "npm-cli.js")
-    for name in [name for name in os.environ if name == "PREFIX" or name.lower().startswith("npm_config_")]:
-        monkeypatch.delenv(name)
+    for name in [*os.environ]:
+        if name in ("PREFIX", "DESTDIR") or name.lower().startswith("npm_config_"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "home")
@@ -64,7 +65,7 @@ def test_npm_is_asked_where_a_file_sets_it(npm: Path, tmp_path: Path, file: str)
     assert started(npm) == ("what npm says", [str(npm)])
 
 
-@pytest.mark.parametrize("name", ["PREFIX", "npm_config_prefix", "NPM_CONFIG_USERCONFIG"])
+@pytest.mark.parametrize("name", ["PREFIX", "DESTDIR", "npm_config_prefix", "NPM_CONFIG_USERCONFIG"])
 def test_npm_is_asked_where_a_variable_may_set_it(npm: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "/somewhere")
     assert started(npm) == ("what npm says", [str(npm)])

@@ -14,6 +14,7 @@ from typing import Any
 
 ASKS = "_npm_prefix"  # jupyter-lsp's method that runs npm
 SYSTEM_FILE = Path("/etc/npmrc")  # of the distribution's npm
+VARIABLES = ("PREFIX", "DESTDIR")  # that npm reads, besides its own NPM_CONFIG_...
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
@@ -38,7 +39,7 @@ def prefix(npm: str, asks: Callable[[str], str | None]) -> str | None:
 
 def _is_set(npm: str, found: Path) -> bool:
     """Whether a variable or a file of npm's may name another place."""
-    if any(name == "PREFIX" or name.lower().startswith("npm_config_") for name in os.environ):
+    if any(name in VARIABLES or name.lower().startswith("npm_config_") for name in os.environ):
         return True
     files = (
         Path.home() / ".npmrc",
