@@ -20,9 +20,8 @@ from helpers.errors import SettingError
 from helpers.settings import dotenv, generated, sources
 from helpers.settings.model import BY_NAME, TABLE, Declared
 from helpers.settings.parsers import LOOPBACK, ParseContext
-from helpers.settings.sources import CHOSEN, DEFAULT, FOREIGN, LAST_UP, Value, error, named, parse
+from helpers.settings.sources import CHOSEN, DEFAULT, FOREIGN, LAST_UP, LOCATING, Value, error, named, parse
 
-_LOCATING = ("PROJECT", "STATE_DIR")
 # Among what is remembered: the address that the cloud's metadata service named. No setting: nobody was told it.
 FOUND_ADDRESS = "FOUND_ADDRESS"
 _PORTS = ("MLFLOW_PORT", "JUPYTER_PORT", "S3_PORT", "S3_CONSOLE_PORT")
@@ -155,7 +154,7 @@ class Settings(Declared):
             sourced=sources.sourced(environ, left),
         )
         values, origins = lookup.values, lookup.origins
-        for name in _LOCATING:
+        for name in LOCATING:
             lookup.resolve(BY_NAME[name], {})
         state_dir: Path = values["STATE_DIR"] or default_state_dir()
         values["STATE_DIR"] = state_dir
@@ -163,7 +162,7 @@ class Settings(Declared):
         folder = state_dir / values["PROJECT"]
         last = remembered(folder) if callable(remembered) else remembered
         for setting in TABLE:
-            if setting.name not in _LOCATING:
+            if setting.name not in LOCATING:
                 lookup.resolve(setting, last)
         if values["PUBLIC"] and not values["DOMAIN"] and not values["PUBLIC_ADDRESS"] and last.get(FOUND_ADDRESS):
             values["PUBLIC_ADDRESS"] = parse(BY_NAME["PUBLIC_ADDRESS"], Value(last[FOUND_ADDRESS], LAST_UP), context)

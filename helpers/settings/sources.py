@@ -18,6 +18,10 @@ PREFIX = "TRACKBED_"
 LAST_UP = "the last `invoke up`"
 CHOSEN = "this command"
 DEFAULT = "default"
+# What locates the state, by the variable that `up` leaves in the clone for it.
+LOCATING = {"PROJECT": "COMPOSE_PROJECT_NAME", "STATE_DIR": PREFIX + "STATE_DIR"}
+# Among what `up` leaves with Docker, and nothing that anybody sets: a shell that has it has sourced all of that.
+SOURCED = PREFIX + "SECRETS"
 
 # Read by tests, the test environment, the images and the services; never settings.
 RESERVED = re.compile(
@@ -119,12 +123,14 @@ def from_flags(flags: Mapping[str, str | None]) -> dict[str, Value]:
 
 
 def from_environ(environ: Mapping[str, str], left: Mapping[str, str], warnings: list[str]) -> dict[str, Value]:
+    """Without what ``up`` left in the clone (``left``) and a shell has sourced: nobody told it."""
+    all_of_it = SOURCED in environ or SOURCED not in left  # without Docker the state's place alone is left
     result: dict[str, Value] = {}
     for variable, raw in sorted(environ.items()):
         if not variable.upper().startswith(PREFIX) or RESERVED.fullmatch(variable):
             continue
-        if left.get(variable) == raw:
-            continue  # a shell that sourced what `up` left: not something the user told us
+        if left.get(variable) == raw and (all_of_it or variable in LOCATING.values()):
+            continue
         name = variable.removeprefix(PREFIX)
         if name in BY_NAME:
             result[name] = Value(raw.strip(), variable)
@@ -187,8 +193,7 @@ def _prefixed(entry: Entry, origin: str) -> SettingError:
 
 def from_left(left: Mapping[str, str]) -> dict[str, Value]:
     """Only what locates the state: everything else that ``up`` was told is in the state."""
-    names = {"PROJECT": "COMPOSE_PROJECT_NAME", "STATE_DIR": PREFIX + "STATE_DIR"}
-    return {name: Value(left[key], LAST_UP) for name, key in names.items() if left.get(key)}
+    return {name: Value(left[key], LAST_UP) for name, key in LOCATING.items() if left.get(key)}
 
 
 @dataclass

@@ -235,6 +235,28 @@ def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
     assert (str(result.gpu), result.origin("GPU")) == ("none", "the last `invoke up`")
 
 
+def test_a_variable_counts_also_where_up_left_the_same_value_for_compose(place: Place) -> None:
+    """What a start that failed was told is not remembered: without this it was gone for the next command of the shell."""
+    told = {"S3_BUCKET": "lab", "S3_ENDPOINT": "https://s3.example.org", "OBJECT_STORE": "external"}
+    environ = {f"TRACKBED_{name}": value for name, value in told.items()}
+    left = {name: value for name, value in environ.items() if name != "TRACKBED_OBJECT_STORE"}
+    left |= {"TRACKBED_MLFLOW_PORT": "8400", "TRACKBED_STATE_DIR": str(place.state), "TRACKBED_SECRETS": "0123"}
+    (place.clone / generated.VALUES).write_text("".join(f"{name}={value}\n" for name, value in left.items()))
+    place.env.write_text("S3_BUCKET=other\nS3_ACCESS_KEY=abc\nS3_SECRET_KEY=ab/cd+efgh\n")
+    place.env.chmod(0o600)
+    result = place.load(environ=environ | {"TRACKBED_STATE_DIR": str(place.state)})
+    assert result.explicit == told
+    assert (result.s3_bucket, result.origin("S3_ENDPOINT")) == ("lab", "TRACKBED_S3_ENDPOINT")
+    assert result.origin("STATE_DIR") == "the last `invoke up`"
+    sourced = place.load(environ=left, remembered={"OBJECT_STORE": "external", "S3_ENDPOINT": "https://s3.example.org"})
+    assert sourced.explicit == {}
+    assert (sourced.s3_bucket, sourced.mlflow_port, sourced.origin("MLFLOW_PORT")) == (
+        "other",
+        8400,
+        "the last `invoke up`",
+    )
+
+
 @pytest.mark.parametrize(("before", "now"), [("on", "on"), ("off", "on"), ("on", "off")])
 def test_a_shell_that_sourced_it_before_jobs_were_switched_is_not_warned(
     place: Place, tmp_path: Path, before: str, now: str
