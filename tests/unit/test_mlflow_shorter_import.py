@@ -96,3 +96,18 @@ def test_a_server_without_mlflow_imports_as_ever(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(metadata, "version", version)
     assert not imports.shorten_enabled()
+
+
+def test_another_werkzeug_or_mlflow_is_told_as_for_the_other_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another MLflow's import is not shortened, and is told with the parts; of another werkzeug it is told by itself."""
+    assert imports.PART in fast_path.PARTS
+    monkeypatch.setattr(fast_path, "fallbacks", {})
+
+    def other() -> None:
+        raise AttributeError("Rule has no _compile_builder")
+
+    monkeypatch.setattr(imports, "build_addresses_later", other)
+    with imports.shortened():
+        assert "mlflow.sagemaker" in sys.modules  # as not there: the rest is shortened all the same
+    assert "mlflow.sagemaker" not in sys.modules
+    assert fast_path.fallbacks == {imports.PART: "AttributeError: Rule has no _compile_builder"}

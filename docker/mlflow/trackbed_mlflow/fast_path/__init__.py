@@ -18,7 +18,7 @@ from trackbed_mlflow.errors import FAILED, MISCONFIGURED, Stop, say
 SWITCH = "TRACKBED_FAST_PATH"  # auto or off
 WRITTEN_FOR = "3.17.2"  # the MLflow that the differential test has compared it with
 STATE = "fast-path.json"  # in the server's own temporary folder
-PARTS = ("tracking store", "JSON requests", "JSON answers", "table of runs")
+PARTS = ("tracking store", "JSON requests", "JSON answers", "table of runs", "import of the server")
 fallbacks: dict[str, str] = {}  # why a part is not used
 limited: dict[str, str] = {}  # a part that a setting keeps from being used: the setting with which it would be
 

@@ -16,6 +16,8 @@ from typing import Any
 
 from trackbed_mlflow import fast_path
 
+PART = "import of the server"
+
 # Groups of commands that MLflow's command line goes without where they cannot be imported; `mlflow server` is another.
 COMMANDS = (
     "mlflow.agent.cli",
@@ -40,7 +42,7 @@ def shorten_enabled() -> bool:
 @contextmanager
 def shortened() -> Iterator[None]:
     """MLflow's server is imported in here."""
-    with fast_path.part("addresses of routes"):
+    with fast_path.part(PART):
         build_addresses_later()
     with without(COMMANDS), entry_points_read_once():
         yield
