@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,6 +172,24 @@ def test_a_first_server_whose_bucket_nobody_makes_ends_and_a_folder_is_not_await
             preparation.await_bucket(ENVIRONMENT, True, lambda: now[0], sleep)
         assert caught.value.code == errors.NO_ANSWER and now[0] > 500
     preparation.await_bucket({"MLFLOW_ARTIFACTS_DESTINATION": "/artifacts"}, True, lambda: now[0], sleep)
+
+
+@pytest.mark.parametrize("replies", [True, False])
+def test_who_asked_for_the_bucket_keeps_no_connection(replies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server is forked afterwards: its workers would read each other's answers from one socket."""
+    ended: list[str] = []
+
+    def list_objects_v2(**_: object) -> dict[str, str]:
+        if replies:
+            return {}
+        raise errors.NotYet("connection refused")
+
+    client = SimpleNamespace(list_objects_v2=list_objects_v2, close=lambda: ended.append("closed"))
+    monkeypatch.setattr(bucket, "s3_client", lambda environment: client)
+    expected: AbstractContextManager[object] = nullcontext() if replies else pytest.raises(errors.NotYet)
+    with expected:
+        assert bucket.is_there(ENVIRONMENT)
+    assert ended == ["closed"]
 
 
 @pytest.mark.parametrize(("template", "by_mlflow"), [("CREATE TABLE t ();", []), (None, ["postgresql"])])
