@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import tarfile
@@ -303,6 +304,13 @@ class Streaming(Tagging):
         return super().put_object(Bucket, Key, self.seen)
 
 
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a real client."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
 def streaming(monkeypatch: pytest.MonkeyPatch, client: Streaming) -> tuple[s3_objects.S3Objects, dict[str, Any]]:
     """A VersityGW of such a client, and what it has proven by name."""
     monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
@@ -345,6 +353,33 @@ def test_a_connection_that_breaks_on_the_way_ends_the_storing(monkeypatch: pytes
     with pytest.raises(errors.Stop, match="did not take 'x': the connection broke") as caught:
         place.put("x", size, io.BytesIO(bytes(size)))
         place.finish()
+    assert caught.value.code == errors.NO_ANSWER
+
+
+def test_a_store_that_takes_nothing_more_is_not_awaited_as_one_that_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is frozen: the long time is for its answer alone."""
+    ended = threading.Event()
+
+    def begin(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            ended.wait(PATIENCE)
+
+    keys(monkeypatch)
+    monkeypatch.setattr(bucket, "TAKEN", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        threading.Thread(target=begin, args=(frozen,), daemon=True).start()
+        where = {"MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{frozen.getsockname()[1]}"}
+        client = bucket.s3_client(where, seconds=object_store.COPIED, streamed=True)
+        config = client.meta.config
+        assert (config.connect_timeout, config.read_timeout) == (bucket.TAKEN, object_store.COPIED)
+        place = s3_objects.S3Objects(Tagging(), "b", "p", files=True, streamed=lambda: client)
+        content = bytes(64 * 2**20)  # more than two sockets hold
+        with pytest.raises(errors.Stop, match="did not take 'x'") as caught:
+            place.put("x", len(content), io.BytesIO(content))
+            place.finish()
+        ended.set()
     assert caught.value.code == errors.NO_ANSWER
 
 
@@ -471,9 +506,7 @@ def test_beside_others_the_list_ends_with_the_first_of_them(
 
 def test_nobody_tells_the_store_the_md5_that_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it is told it could repeat, and prove nothing."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    keys(monkeypatch)
     client, sent = bucket.s3_client({"MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:9"}), list[str]()
 
     def answer(request: Any, **_: Any) -> AWSResponse:

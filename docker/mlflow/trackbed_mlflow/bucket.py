@@ -11,6 +11,9 @@ from urllib.parse import unquote, urlsplit
 
 from trackbed_mlflow.errors import FAILED, MISCONFIGURED, REFUSED, USAGE, NotYet, Stop, required, wait
 
+# seconds: a store may be unreachable; the next 16 KiB of a streamed body, where its disk may be busy for a while
+CONNECTED, TAKEN = 5.0, 120.0
+
 T = TypeVar("T")
 
 
@@ -41,8 +44,9 @@ def s3_client(
     seconds: float = 20,
     streamed: bool = False,
 ) -> Any:
-    """``keys``: others than those of the environment's file. ``seconds``: how long an answer is awaited. ``streamed``:
-    for bodies that can be read only once; whoever sends one compares the checksum that the store answers."""
+    """``keys``: others than those of the environment's file. ``seconds``: how long an answer is awaited, once all is
+    sent. ``streamed``: for bodies that can be read only once; whoever sends one compares the checksum that the store
+    answers."""
     import boto3
     from botocore.config import Config
 
@@ -55,7 +59,7 @@ def s3_client(
         endpoint_url=environment.get("MLFLOW_S3_ENDPOINT_URL") or None,
         verify=False if environment.get("MLFLOW_S3_IGNORE_TLS", "").lower() in ("1", "true") else None,
         config=Config(
-            connect_timeout=seconds if streamed else 5,  # also of each piece that is sent
+            connect_timeout=TAKEN if streamed else CONNECTED,  # also of each piece that is sent
             read_timeout=seconds,
             retries={"total_max_attempts": 1},
             max_pool_connections=connections,
