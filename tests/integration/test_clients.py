@@ -16,7 +16,7 @@ import pytest
 
 from tests import remote_clients
 from tests.claims import free_ports
-from tests.conftest import Clone, require_docker
+from tests.conftest import PATIENCE, Clone, require_docker
 from tests.integration import inspection
 from tests.integration.workload import Lab
 
@@ -166,11 +166,15 @@ def logged(engine: str, deployments: Any) -> Iterator[tuple[Clone, str, str, str
 def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, str, str, str]) -> None:
     """MLflow's clients ask seven times more, four minutes long, where a server says 500."""
     deployment, run, model, trace = logged
-    base, below = deployment.url("mlflow"), f"0/{run}/artifacts"
+    below = f"0/{run}/artifacts"
+
+    def ask(url: str) -> tuple[int, str]:
+        return inspection.ask(f"{deployment.url('mlflow')}/{url}", timeout=PATIENCE)
+
     name = f"m{uuid.uuid4().hex}"
     inspection.mlflow(deployment, "registered-models/create", {"name": name})
     inspection.mlflow(deployment, "model-versions/create", {"name": name, "source": f"runs:/{run}/d", "run_id": run})
-    assert inspection.ask(f"{base}/model-versions/get-artifact?name={name}&version=1&path=b.txt")[1] == "hello"
+    assert ask(f"model-versions/get-artifact?name={name}&version=1&path=b.txt")[1] == "hello"
     for path in ("none.txt", "x/y/none.txt", "a.txt/x"):
         word = quote(path, safe="")
         for url in (
@@ -179,26 +183,22 @@ def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, 
             f"get-artifact?run_id={run}&path={word}",
             f"ajax-api/2.0/mlflow/logged-models/{model}/artifacts/files?artifact_file_path={word}",
         ):
-            status, text = inspection.ask(f"{base}/{url}", timeout=5)
+            status, text = ask(url)
             assert status == 404 and json.loads(text)["error_code"] == "RESOURCE_DOES_NOT_EXIST", (url, text)
-        status, text = inspection.ask(
-            f"{base}/model-versions/get-artifact?name={name}&version=1&path={word}", timeout=5
-        )
+        status, text = ask(f"model-versions/get-artifact?name={name}&version=1&path={word}")
         assert status == 404 and json.loads(text)["error_code"] == "RESOURCE_DOES_NOT_EXIST", (path, text)
         for url in (
             f"api/2.0/mlflow-artifacts/artifacts?path={below}/{word}",
             f"api/2.0/mlflow/artifacts/list?run_id={run}&path={word}",
             f"api/2.0/mlflow/logged-models/{model}/artifacts/directories?artifact_directory_path={word}",
         ):
-            status, text = inspection.ask(f"{base}/{url}", timeout=5)
+            status, text = ask(url)
             assert status == 200 and not json.loads(text).get("files"), (url, text)
     for api in ("2.0", "3.0"):
-        assert (
-            inspection.ask(f"{base}/ajax-api/{api}/mlflow/get-trace-artifact?request_id={trace}", timeout=5)[0] == 404
-        )
+        assert ask(f"ajax-api/{api}/mlflow/get-trace-artifact?request_id={trace}")[0] == 404
     attachment = f"ajax-api/3.0/mlflow/get-trace-artifact?request_id={trace}&path={uuid.uuid4()}"
-    assert inspection.ask(f"{base}/{attachment}", timeout=5)[0] == 404
-    status, text = inspection.ask(f"{base}/api/2.0/mlflow-artifacts/artifacts/{below}/d", timeout=5)
+    assert ask(attachment)[0] == 404
+    status, text = ask(f"api/2.0/mlflow-artifacts/artifacts/{below}/d")
     assert status == 400 and "directory" in text, "a folder is no file, and the connection stays whole"
 
 

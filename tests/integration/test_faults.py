@@ -332,9 +332,8 @@ def test_port_taken(engine: str, clone_factory: Factory, place: Path) -> None:
     )
     for option in ("--mlflow-port=", "--jupyter-port="):
         match = re.search(rf"{option}(\d+)", done.stderr)
+        # nobody had it then (tests/unit/test_ports.py); another suite beside this one may have it by now
         assert match and int(match[1]) not in clone.ports.values(), done.stderr
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", int(match[1])))
     assert looked.returncode == 1 and "squatter.py" in looked.stdout
     assert inspection.nothing_runs(clone) and not (clone.project_folder / "state.json").exists()
 

@@ -15,6 +15,7 @@ import pytest
 
 from helpers import addresses
 from helpers.addresses import Holder
+from tests.claims import free_ports
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -31,8 +32,8 @@ def test_a_port_that_is_listened_on_is_taken(listening: int) -> None:
     assert not addresses.is_free("127.0.0.1", listening)
 
 
-def test_a_port_nobody_has_is_free(listening: int) -> None:
-    assert addresses.is_free("127.0.0.1", addresses.next_free("127.0.0.1", listening))
+def test_a_port_nobody_has_is_free() -> None:
+    assert addresses.is_free("127.0.0.1", free_ports(1)[0])
 
 
 def test_a_port_taken_on_every_address_is_taken_on_one() -> None:
@@ -55,9 +56,13 @@ def test_a_port_in_time_wait_is_free() -> None:
 
 
 def test_next_free_passes_over_the_taken_and_the_reserved(listening: int) -> None:
-    first = addresses.next_free("127.0.0.1", listening)
-    assert first > listening
-    assert addresses.next_free("127.0.0.1", listening, taken=(first,)) > first
+    assert addresses.next_free("127.0.0.1", listening) > listening
+
+    def free(_: str, port: int) -> bool:
+        return port > 8001
+
+    assert addresses.next_free("127.0.0.1", 8000, free=free) == 8002
+    assert addresses.next_free("127.0.0.1", 8000, (8002, 8004), free) == 8003
 
 
 def test_next_free_says_when_there_is_none() -> None:
@@ -91,8 +96,8 @@ def test_a_holder_is_named_without_its_arguments() -> None:
 
 
 @linux
-def test_a_port_that_nobody_holds_has_no_holder(listening: int) -> None:
-    assert addresses.holder(addresses.next_free("127.0.0.1", listening)) == Holder(0, "an unknown process")
+def test_a_port_that_nobody_holds_has_no_holder() -> None:
+    assert addresses.holder(free_ports(1)[0]) == Holder(0, "an unknown process")
 
 
 def test_a_holder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from helpers.checks import readiness
 from helpers.engines import failures
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, STORE, Address, Engine, ServiceStatus, State
 from helpers.errors import NotReady, PortTaken, ServiceFailed
+from tests.conftest import PATIENCE
 
 Rule = Callable[[str, str], tuple[int, bytes]]
 
@@ -101,7 +102,7 @@ class FakeProgress:
 
 def wait(
     engine: FakeEngine,
-    timeout: float = 20,
+    timeout: float = PATIENCE,
     changed: bool = True,
     services: tuple[str, ...] = (POSTGRES, MLFLOW, JUPYTER),
 ) -> FakeProgress:
@@ -161,7 +162,7 @@ def test_a_service_that_nothing_is_asked_of_is_waited_for(server: Server, state:
         readiness.wait(
             cast(Engine, FakeEngine(server.port, *READY[:2], ServiceStatus(POSTGRES, state))),
             (POSTGRES, MLFLOW, JUPYTER),
-            0.3,
+            0,
             progress,
         )
     assert (POSTGRES, "ready") not in progress.seen
@@ -171,7 +172,7 @@ def test_a_service_that_nothing_is_asked_of_is_waited_for(server: Server, state:
 def test_a_failed_service_ends_the_wait_at_once(server: Server, state: State) -> None:
     server.rule = lambda method, path: (500, b"")
     with pytest.raises(ServiceFailed) as caught:
-        wait(FakeEngine(server.port, ServiceStatus(MLFLOW, state, "killed: out of memory", 137)), timeout=60)
+        wait(FakeEngine(server.port, ServiceStatus(MLFLOW, state, "killed: out of memory", 137)))
     assert caught.value.service == MLFLOW
     assert caught.value.message == f"mlflow is {state}, exit code 137: killed: out of memory"
     assert caught.value.details == ("mlflow line 1", "mlflow line 2")
@@ -181,7 +182,7 @@ def test_a_failed_service_ends_the_wait_at_once(server: Server, state: State) ->
 def test_a_service_that_keeps_restarting_is_a_failed_one(server: Server) -> None:
     server.rule = lambda method, path: (500, b"")
     with pytest.raises(ServiceFailed, match="mlflow is restarting"):
-        wait(FakeEngine(server.port, ServiceStatus(MLFLOW, State.RESTARTING, exit_code=1)), timeout=60)
+        wait(FakeEngine(server.port, ServiceStatus(MLFLOW, State.RESTARTING, exit_code=1)))
 
 
 def test_restarts_while_one_waits_are_a_failure_though_it_is_only_seen_starting(
@@ -197,11 +198,13 @@ def test_restarts_while_one_waits_are_a_failure_though_it_is_only_seen_starting(
     server.rule = lambda method, path: (500, b"")
     engine = Crashing(server.port)
     with pytest.raises(ServiceFailed, match="mlflow is restarting$"):
-        wait(engine, timeout=60)
+        wait(engine)
     assert engine.looks >= 4
 
 
-def test_the_exit_code_of_a_restarting_service_is_waited_for_until_it_is_down(server: Server) -> None:
+def test_the_exit_code_of_a_restarting_service_is_waited_for_until_it_is_down(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Crashing(FakeEngine):
         def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
             super().services()
@@ -209,9 +212,10 @@ def test_the_exit_code_of_a_restarting_service_is_waited_for_until_it_is_down(se
                 return (ServiceStatus(MLFLOW, State.STARTING, restarts=self.looks // 2),)
             return (ServiceStatus(MLFLOW, State.RESTARTING, "exit code 78", 78, restarts=3),)
 
+    monkeypatch.setattr(failures, "DOWN_SECONDS", PATIENCE)
     server.rule = lambda method, path: (500, b"")
     with pytest.raises(ServiceFailed, match="mlflow is restarting, exit code 78$"):
-        wait(Crashing(server.port), timeout=60)
+        wait(Crashing(server.port))
 
 
 def test_an_exit_code_is_not_said_twice(server: Server) -> None:
@@ -264,7 +268,7 @@ CASES: list[tuple[Rule, str]] = [
 def test_a_timeout_names_what_is_missing(server: Server, rule: Rule, missing: str) -> None:
     server.rule = rule
     with pytest.raises(NotReady) as caught:
-        wait(FakeEngine(server.port, *READY), timeout=0.3)
+        wait(FakeEngine(server.port, *READY), timeout=0)
     assert caught.value.message == f"not ready after 0 s: {missing}"
     assert f"invoke logs {missing.split()[0]}" in caught.value.hint
 
@@ -272,7 +276,7 @@ def test_a_timeout_names_what_is_missing(server: Server, rule: Rule, missing: st
 def test_a_timeout_names_every_service_that_is_missing(server: Server) -> None:
     server.rule = lambda method, path: (503, b"no")
     with pytest.raises(NotReady) as caught:
-        wait(FakeEngine(server.port, *READY), timeout=0.2)
+        wait(FakeEngine(server.port, *READY), timeout=0)
     assert "mlflow (" in caught.value.message and "jupyter (" in caught.value.message
 
 
@@ -280,7 +284,7 @@ def test_nothing_listens(server: Server) -> None:
     server.http.shutdown()
     server.http.server_close()
     with pytest.raises(NotReady, match="Connection refused"):
-        wait(FakeEngine(server.port, *READY), timeout=0.2)
+        wait(FakeEngine(server.port, *READY), timeout=0)
 
 
 @pytest.mark.parametrize("looks", [3, 10**6])
@@ -301,10 +305,10 @@ def test_a_port_that_another_program_keeps_ends_the_wait(
             yield Address("127.0.0.1", self.port)
 
     engine = Taken(server.port, *(ServiceStatus(name, State.READY) for name in (POSTGRES, MLFLOW, JUPYTER)))
+    monkeypatch.setattr(readiness, "TAKEN_SECONDS", PATIENCE if looks == 3 else 0.2)
     if looks == 3:
         wait(engine)
         return
-    monkeypatch.setattr(readiness, "TAKEN_SECONDS", 0.2)
     with pytest.raises(PortTaken, match="port 8000 is held by another program"):
         wait(engine)
 
