@@ -20,6 +20,7 @@ from helpers.engines import streaming
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.settings import DEFAULT, LAST_UP
+from tests.conftest import PATIENCE
 
 FRAME = b"""--
 -- PostgreSQL database dump
@@ -201,10 +202,10 @@ def test_no_index_is_begun_that_may_not_fit(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_disk_is_looked_at_while_indexes_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on, began = Database(tmp_path, *[9 * GIB] * 6, disk_space.FREE - 1, seconds=60), time.monotonic()
+    on, began = Database(tmp_path, *[9 * GIB] * 6, disk_space.FREE - 1, seconds=PATIENCE), time.monotonic()
     with pytest.raises(TrackbedError, match="does not fit"):
         loaded(on, monkeypatch)
-    assert on.ended == ["mlflow_new"] and time.monotonic() - began < 60
+    assert on.ended == ["mlflow_new"] and time.monotonic() - began < PATIENCE
 
 
 def test_the_note_of_removed_indexes_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,11 +102,23 @@ def test_a_listener_where_only_root_sees_all(monkeypatch: pytest.MonkeyPatch) ->
     assert process_table.listener(port) == (False, 0)
 
 
-def test_waiting_gives_the_last_look_and_ends() -> None:
+def test_waiting_gives_the_last_look_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter([0, 0, 7])
-    assert waiting.until(lambda: next(looks), 5, 0.01) == 7
-    began = time.monotonic()
-    assert waiting.until(lambda: 0, 0.2, 0.01) == 0
-    assert 0.1 < time.monotonic() - began < PATIENCE
+    assert waiting.until(lambda: next(looks), PATIENCE, 0.01) == 7
+    now, seen = 0.0, list[float]()
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def look() -> int:
+        seen.append(now)
+        return 0
+
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "monotonic", lambda: now)
+        clock.setattr(time, "sleep", sleep)
+        assert waiting.until(look, 1.0, 0.25) == 0
+    assert seen == [0.0, 0.25, 0.5, 0.75, 1.0]
     with pytest.raises(ZeroDivisionError):
-        waiting.until(lambda: 1 // 0, 5)
+        waiting.until(lambda: 1 // 0, PATIENCE)
