@@ -210,31 +210,26 @@ def test_what_is_no_frame_is_refused() -> None:
     scene(steps())
 
 
-def test_a_process_may_search_for_as_long_as_it_says_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Slow:
-        """Each half of a frame comes after 20 s."""
-
-        def __init__(self, frames: list[bytes]) -> None:
-            self.data, self.seconds = b"".join(frames), 0.0
-
-        async def readexactly(self, count: int) -> bytes:
-            self.seconds += 20
-            await asyncio.sleep(0)
-            result, self.data = self.data[:count], self.data[count:]
-            return result
-
+def test_a_process_may_search_for_as_long_as_it_says_that_it_runs_or_works() -> None:
     async def steps() -> None:
-        reader: Any = Slow([wire.frame(wire.ALIVE, b"")] * 5 + list(wire.answer(ASKED[0])))
-        loop = asyncio.get_running_loop()
-        now = loop.time
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "time", lambda: now() + reader.seconds)
-            assert await wire.read_answer(reader, 60.0) == ASKED[0]
-            reader.data = b"".join(wire.answer(ASKED[0]))
-            with pytest.raises(TimeoutError):
-                await wire.read_answer(reader, 10.0)
+        reader, looks, enough = asyncio.StreamReader(), 0, wire.LOOKS - 1
 
-    asyncio.run(steps())
+        def works() -> bool:
+            """At the last moment it says that it runs, next time it works, then it answers, and then it is frozen."""
+            nonlocal looks
+            looks += 1
+            if looks == enough:
+                reader.feed_data(wire.frame(wire.ALIVE, b""))
+            if looks == 3 * enough:
+                reader.feed_data(b"".join(wire.answer(ASKED[0])))
+            return looks == 2 * enough
+
+        assert await wire.read_answer(reader, 0.01, works) == ASKED[0] and looks == 3 * enough
+        with pytest.raises(TimeoutError):
+            await wire.read_answer(reader, 0.01, works)
+        assert looks == 3 * enough + wire.LOOKS
+
+    scene(steps())
 
 
 # a worker and its processes
@@ -451,6 +446,7 @@ def test_a_frozen_process_is_an_answer_and_is_left_alone(
 ) -> None:
     """The kernel takes connections and some of the request for a process that is stopped."""
     monkeypatch.setattr(pool, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "processor_time", lambda pid: 7)
 
     async def steps() -> None:
         with socket.socket(socket.AF_UNIX) as frozen:
@@ -471,6 +467,39 @@ def test_a_frozen_process_is_an_answer_and_is_left_alone(
             assert await Caller().ask(worker), "gunicorn has ended it, and there is a new one"
 
     scene(steps())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: how Linux tells of the other end")
+def test_a_process_in_one_long_call_is_not_frozen(worker: SearchProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else of it runs meanwhile, but it uses the processor."""
+    seen = list[int]()
+
+    def processor_time(pid: int) -> int:
+        seen.append(pid)
+        return min(len(seen), 20)
+
+    monkeypatch.setattr(pool, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "processor_time", processor_time)
+
+    async def steps() -> None:
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(worker.path(0))
+            silent.listen()
+            caller = Caller()
+            assert await caller.ask(worker) and caller.sent[0]["status"] == 503
+        assert seen == [os.getpid()] * (20 + wire.LOOKS)
+
+    scene(steps())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: what Linux tells of a process")
+def test_the_processor_time_of_a_process() -> None:
+    before = pool.processor_time(os.getpid())
+    assert before is not None and pool.processor_time(0) is None
+    end = time.process_time() + 0.05
+    while time.process_time() < end:
+        pass
+    assert (pool.processor_time(os.getpid()) or 0) > before
 
 
 def test_a_process_says_that_it_runs_as_long_as_it_works(

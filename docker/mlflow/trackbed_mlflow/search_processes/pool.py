@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -30,8 +31,8 @@ AT_ONCE = 2  # requests of a worker that a process answers: with more another pr
 ASK_SECONDS = 1.0  # between two questions for one more process
 START_SECONDS, LOOK_SECONDS = 2.0, 0.1  # for a process to begin
 PAUSE_SECONDS = 30.0  # after one that did not begin
-# A process that runs says so every five seconds (server.py), however long a search takes. By the end of the second time
-# gunicorn, which hears nothing from a frozen one either, has ended it.
+# A process that runs says so every five seconds (server.py), however long a search takes. In one long call of C it does
+# not, but uses the processor. By the end of the second time gunicorn, which hears nothing either, has ended it.
 QUIET_SECONDS, AVOID_SECONDS = 30.0, 90.0
 PROCESS_ENDED = "the process that searched has ended"
 PROCESS_SILENT = "the process that searches does not answer"
@@ -60,6 +61,38 @@ class PendingRequest:
         if self.slot is not None:
             self.processes.outstanding[self.slot] -= 1
             self.processes.kinds[self.kind] -= 1
+
+
+class WorkOf:
+    """Whether the process at the other end of a connection uses the processor."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.used: int | None = None
+
+    def goes_on(self) -> bool:
+        """Since the last look: False at the first one, and where nobody can tell."""
+        before, self.used = self.used, processor_time(_other_end(self.writer))
+        return None not in (before, self.used) and before != self.used
+
+
+def _other_end(writer: asyncio.StreamWriter) -> int:
+    """The process that listened there; 0 where the system does not tell."""
+    try:
+        facts = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int.from_bytes(facts[:4], sys.byteorder)
+    except (AttributeError, OSError):
+        return 0
+
+
+def processor_time(pid: int) -> int | None:
+    """In ticks, of all threads; None where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat") as stream:
+            fields = stream.read().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 class SearchProcesses:
@@ -209,10 +242,11 @@ class SearchProcesses:
         """Ask the process in ``slot``, and send what it answers."""
         started, more, failure = False, True, ""
         try:
+            works = WorkOf(writer).goes_on
             writer.writelines(wire.request(scope, body, identity.login.get()))
-            await asyncio.wait_for(writer.drain(), QUIET_SECONDS)
+            await wire.watched(writer.drain(), QUIET_SECONDS, works)
             while more:
-                message = await wire.read_answer(reader, QUIET_SECONDS)
+                message = await wire.read_answer(reader, QUIET_SECONDS, works)
                 started, more = True, message.get("more_body", True)
                 await send(message)
         except TimeoutError:

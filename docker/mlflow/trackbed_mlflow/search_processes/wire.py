@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -18,6 +19,7 @@ START, PART, END = b"S", b"P", b"E"  # an answer: status and headers, parts of i
 ALIVE = b"A"  # between them: the process still works on it
 BLOCK = 1 << 18  # bytes of a body in one frame
 HEAD = 9
+LOOKS = 6  # at a side that is quiet: who has been stopped itself, as by `docker pause`, reads what came meanwhile
 AS_THEY_ARE = ("asgi", "http_version", "method", "scheme", "path", "root_path", "client", "server")
 BYTES = ("raw_path", "query_string")
 
@@ -71,12 +73,24 @@ def answer(message: Message) -> Iterator[bytes]:
             yield frame(END, b"")
 
 
-async def read_answer(reader: asyncio.StreamReader, quiet: float) -> Message:
-    """The next message of an answer. Raises TimeoutError after ``quiet`` seconds without a frame."""
+async def watched(step: Awaitable[T], quiet: float, works: Callable[[], bool]) -> T:
+    """What ``step`` gives. Raises TimeoutError after ``quiet`` seconds in which the other side did not work either."""
+    task, idle = asyncio.ensure_future(step), 0
+    try:
+        while not (await asyncio.wait((task,), timeout=quiet / LOOKS))[0]:
+            idle = 0 if works() else idle + 1
+            if idle == LOOKS:
+                raise TimeoutError
+        return task.result()
+    finally:
+        task.cancel()
+
+
+async def read_answer(reader: asyncio.StreamReader, quiet: float, works: Callable[[], bool] = lambda: False) -> Message:
+    """The next message of an answer. Raises TimeoutError after ``quiet`` seconds without a frame and without work."""
     kind = ALIVE
     while kind == ALIVE:
-        async with asyncio.timeout(quiet):
-            kind, data = await read(reader)
+        kind, data = await watched(read(reader), quiet, works)
     if kind == START:
         fields = json.loads(data)
         return {"type": "http.response.start", "status": fields["status"], "headers": _bytes(fields["headers"])}
