@@ -153,12 +153,17 @@ def test_scripts_of_another_build_stay_as_they_are_and_the_log_says_so_once(
     assert runs_table.PART in fast_path.PARTS
 
 
-def test_the_fast_path_off_leaves_the_table_alone_and_a_page_of_another_build_is_a_fallback(tmp_path: Path) -> None:
-    flask = Flask(tmp_path)
-    ui_defaults.install(flask, smaller_table=True)
+def test_a_page_of_another_build_is_a_fallback_of_the_table(tmp_path: Path) -> None:
+    ui_defaults.install(Flask(tmp_path), smaller_table=True)
     assert fast_path.fallbacks.pop(runs_table.PART)
-    shown(tmp_path, "rowBuffer:101")
+
+
+def test_the_fast_path_off_leaves_the_table_alone_and_answers_pages_that_were_open_before(tmp_path: Path) -> None:
+    before, main = shown(tmp_path, "rowBuffer:101")
     flask = Flask(tmp_path)
     ui_defaults.install(flask)
-    assert list(flask.added) == [f"/{ui_defaults.script()[0]}"]
     assert "main.c2f5f8d4.js" in flask.view_functions["view of /"]().content.decode()
+    assert list(flask.added) == list(before.added) and f"/static-files/{main}" in flask.added
+    _, *scripts = (flask.added[address]() for address in flask.added)
+    assert [script.content.decode() for script in scripts] == [f'3793===e?"{runs_table.TABLE}":""', "rowBuffer:101"]
+    assert [vars(script.cache_control) for script in scripts] == [{"no_cache": True}] * 2  # it may be turned on again

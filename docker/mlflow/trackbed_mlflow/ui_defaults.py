@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def install(flask: Any, smaller_table: bool = False) -> None:
     from flask import Response, request  # type: ignore[import-not-found]
 
     folder = Path(flask.static_folder)
-    changed: tuple[runs_table.Script, ...] = ()
+    changed = unchanged = tuple[runs_table.Script, ...]()
     try:
         address, text = script()
         page = with_script((folder / "index.html").read_text("utf-8"), address)
@@ -69,6 +70,9 @@ def install(flask: Any, smaller_table: bool = False) -> None:
     if smaller_table:
         with fast_path.part(runs_table.PART):
             page, changed = runs_table.with_smaller_buffer(page, folder)
+    else:
+        with suppress(LookupError):
+            unchanged = runs_table.with_smaller_buffer(page, folder)[1]
 
     def answer(content: bytes, kind: str, seconds: int) -> Any:
         result = Response(content, content_type=kind)
@@ -79,9 +83,9 @@ def install(flask: Any, smaller_table: bool = False) -> None:
             result.cache_control.no_cache = True  # asks each time, and mostly hears 304
         return result.make_conditional(request)
 
-    def serve(address: str, content: Callable[[], bytes]) -> None:
+    def serve(address: str, content: Callable[[], bytes], seconds: int = MAX_AGE) -> None:
         def view() -> Any:
-            return answer(content(), "text/javascript; charset=utf-8", MAX_AGE)
+            return answer(content(), "text/javascript; charset=utf-8", seconds)
 
         flask.add_url_rule(f"/{address}", re.sub(r"\W", "_", f"trackbed_{address}"), view)
 
@@ -89,3 +93,5 @@ def install(flask: Any, smaller_table: bool = False) -> None:
     serve(address, lambda: text)
     for one in changed:
         serve(f"static-files/{one.address}", one.content)
+    for one in unchanged:  # for a page that was open as the switch was turned off
+        serve(f"static-files/{one.address}", one.source.read_bytes, 0)
