@@ -36,8 +36,8 @@ def test_a_hung_store_and_abandoned_requests_keep_nobody_waiting(deployment: Clo
     data = told(deployment, database, "queues")
     assert data["unknown"] == []
     # queued behind the store each of them took more than 20 s; a busy machine takes its time
-    assert all(seconds < 5 for taken in data["hung"].values() for seconds in taken), data["hung"]
-    # in one queue with the searches it takes about as long as one of them
+    assert all(seconds < 20 for taken in data["hung"].values() for seconds in taken), data["hung"]
+    # in one queue with the searches it takes about as long as one of them, in each round
     assert data["log_metric"] < data["search"] / 2, (data["log_metric"], data["search"])
     # all attempts that had timed out were run too: three for each client
     assert CLIENTS <= data["runs"] <= CLIENTS + 2
