@@ -11,8 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from trackbed_mlflow.errors import FAILED, MISCONFIGURED, REFUSED, USAGE, NotYet, Stop, required, wait
 
-# seconds: a store may be unreachable; the next 16 KiB of a streamed body, where its disk may be busy for a while
-CONNECTED, TAKEN = 5.0, 120.0
+CONNECTED = 5.0  # seconds: a store may be unreachable
 
 T = TypeVar("T")
 
@@ -43,10 +42,11 @@ def s3_client(
     keys: Mapping[str, str] | None = None,
     seconds: float = 20,
     streamed: bool = False,
+    taken: float = CONNECTED,
 ) -> Any:
     """``keys``: others than those of the environment's file. ``seconds``: how long an answer is awaited, once all is
     sent. ``streamed``: for bodies that can be read only once; whoever sends one compares the checksum that the store
-    answers."""
+    answers. ``taken``: in how many seconds the store takes what is sent at once: bytes whole, of a stream 16 KiB."""
     import boto3
     from botocore.config import Config
 
@@ -59,7 +59,7 @@ def s3_client(
         endpoint_url=environment.get("MLFLOW_S3_ENDPOINT_URL") or None,
         verify=False if environment.get("MLFLOW_S3_IGNORE_TLS", "").lower() in ("1", "true") else None,
         config=Config(
-            connect_timeout=TAKEN if streamed else CONNECTED,  # also of each piece that is sent
+            connect_timeout=taken,  # urllib3 has one time for both
             read_timeout=seconds,
             retries={"total_max_attempts": 1},
             max_pool_connections=connections,

@@ -16,6 +16,8 @@ from trackbed_mlflow.s3_objects import S3Objects
 from trackbed_mlflow.small_puts import SmallPuts
 
 COPIED = 1200.0  # seconds in which a store has to make an object of its parts; VersityGW copies each byte meanwhile
+# Seconds in which a store takes 8 MiB by each of THREADS: 9 Mbit/s; and 16 KiB, where its disk may be busy for a while.
+TAKEN, TAKEN_STREAMED = 60.0, 120.0
 AHEAD, TINY = 16, 2 * 2**20  # objects fetched before they are asked for, and up to which size in bytes
 
 ObjectStore = FolderObjects | S3Objects
@@ -47,7 +49,7 @@ def storage(environment: Mapping[str, str], prefix: str, top: str = "") -> Objec
     if not destination.startswith("s3://"):
         return FolderObjects(folder_of(destination))
     files = bool(environment.get("TRACKBED_STORE_SYNC"))
-    client = s3_client(environment, THREADS + AHEAD)
+    client = s3_client(environment, THREADS + AHEAD, taken=TAKEN)
     bucket, root = s3_address(destination)
     return S3Objects(
         client,
@@ -56,7 +58,9 @@ def storage(environment: Mapping[str, str], prefix: str, top: str = "") -> Objec
         files=files,
         patient=lambda: s3_client(environment, seconds=COPIED),
         # only where the store is on this machine: what breaks on the way is not sent again
-        streamed=(lambda: s3_client(environment, seconds=COPIED, streamed=True)) if files else None,
+        streamed=(lambda: s3_client(environment, seconds=COPIED, streamed=True, taken=TAKEN_STREAMED))
+        if files
+        else None,
         quick=(lambda: SmallPuts.of(client, bucket, THREADS)) if files else lambda: None,
     )
 
