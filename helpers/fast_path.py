@@ -14,7 +14,7 @@ from helpers.suggestions import shown
 
 ON = "on: MLflow answers frequent requests quicker than by itself (MLFLOW_FAST_PATH=off ends that)"
 OFF = "off: MLflow runs as it is (MLFLOW_FAST_PATH=off)"
-LIMITED = "on without {parts}: logging may wait for searches; `{setting}` in .env and `invoke up` give it"
+LIMITED = "on without {parts}: logging may wait for searches; `{setting}` in .env and `invoke up` give them"
 
 
 def read(engine: Engine) -> dict[str, Any] | None:
