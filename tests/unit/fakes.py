@@ -14,6 +14,7 @@ from helpers.project.deployment import Deployment
 from helpers.project.project import Project
 from helpers.project.state import State, remembered
 from helpers.settings import BY_NAME, Settings
+from tests.conftest import PATIENCE
 
 ENTRY = clone.MLFLOW_FOLDER / "start.py"
 
@@ -53,7 +54,7 @@ def trackbed_mlflow(*arguments: str, **environment: str) -> subprocess.Completed
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -21,6 +21,7 @@ from rich.cells import cell_len
 import command_line
 from helpers import console, line_breaks
 from helpers.errors import TrackbedError
+from tests.conftest import PATIENCE
 from tests.unit.fakes import project
 from tests.unit.texts import messages
 
@@ -316,7 +317,9 @@ def test_a_line_to_type_is_for_the_same_system(
     expected = shlex.split(flags)
 
     def read(line: str) -> list[str]:
-        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, text=True, capture_output=True, check=True, timeout=30)
+        done = subprocess.run(
+            ["sh", "-c", line], cwd=tmp_path, text=True, capture_output=True, check=True, timeout=PATIENCE
+        )
         return done.stdout.splitlines()
 
     assert read(invocations.anywhere("up")) == ["up", *expected]

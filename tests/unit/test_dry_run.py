@@ -24,6 +24,7 @@ from helpers.engines.notebook_image import NotebookImage
 from helpers.errors import EngineUnavailable, SettingError
 from helpers.project.project import Project
 from helpers.project.state import make_folder, write_private
+from tests.conftest import PATIENCE
 from tests.unit.fakes import deployed, project
 
 SERVER = ServiceSpec(
@@ -239,7 +240,7 @@ def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: P
         ["bash", "-c", f"set -eu\n{scripts.SECRET}\n{login}\necho $PASSWORD $SALT $HASH"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=True,
     )
     password, salt, created = done.stdout.split()

@@ -168,7 +168,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     yield created
     for process in created.began:
         process.kill()
-        process.wait(60)
+        process.wait(PATIENCE)
 
 
 def test_it_leaves_nothing_behind_where_it_is_ended(place: Place) -> None:

@@ -15,6 +15,7 @@ from helpers.gpu.accelerator import Accelerator
 from helpers.gpu.detect import Machine
 from helpers.gpu.node_types import CHOICES
 from helpers.gpu.placeholders import MEMORY, RENDER_GROUP
+from tests.conftest import PATIENCE
 from tests.unit.fakes import project
 from tests.unit.test_gpu_accelerator import AMD2, CDI, LAPTOP, NVIDIA2, SERVER, choose
 
@@ -84,7 +85,7 @@ def test_a_placeholder_finds_its_value(tmp_path: Path) -> None:
     script = "\n".join(["set -euo pipefail", *lines])
     for place in ("/sys/", "/dev/dri/renderD*"):
         script = script.replace(place, f"{tmp_path}{place}")
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
     group, first, second, memory = done.stdout.splitlines()
     assert group == str((tmp_path / "dev/dri/renderD129").stat().st_gid)
     assert (first, second) == ("/dev/dri/renderD129", "/dev/dri/renderD130")

@@ -1077,7 +1077,7 @@ def test_only_what_is_asked_for_is_sent_and_what_is_gone_is_left_out(tmp_path: P
         input=b'"\\u00fc"\n"gone"\n"a"\n',
         capture_output=True,
         env={"PATH": os.environ["PATH"], "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path)},
-        timeout=30,
+        timeout=PATIENCE,
         check=True,
     )
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:

@@ -20,6 +20,7 @@ import pytest
 from trackbed_mlflow import configuration, encryption, errors, leftovers, preparation, serve
 
 from helpers.clone import SERVER_PACKAGE
+from tests.conftest import PATIENCE
 from tests.unit.fakes import ENTRY, trackbed_mlflow
 
 
@@ -80,7 +81,7 @@ def test_the_entry_finds_the_modules_beside_it_through_the_link_on_path(tmp_path
     done = subprocess.run(
         [sys.executable, str(tmp_path / "trackbed-mlflow"), "list"],
         capture_output=True,
-        timeout=30,
+        timeout=PATIENCE,
         env={"PATH": os.environ["PATH"], "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "none")},
         check=True,
     )
@@ -297,7 +298,7 @@ def health_imports() -> set[str]:
         capture_output=True,
         text=True,
         env={"PATH": os.environ["PATH"], "TRACKBED_PORT": "1"},
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

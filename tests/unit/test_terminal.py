@@ -12,6 +12,7 @@ from helpers import clone
 from helpers.engines import jupyterlab
 from helpers.engines.embedded import overlay
 from helpers.settings import Settings
+from tests.conftest import PATIENCE
 
 
 def command(tmp_path: Path) -> list[str]:
@@ -32,7 +33,7 @@ def typed(tmp_path: Path, line: str, **environment: str) -> str:
             stderr=inside,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             check=True,
             start_new_session=True,
             env={
@@ -84,7 +85,12 @@ def test_a_login_shell_of_the_notebooks_account(tmp_path: Path) -> None:
         "TRACKBED_PROGRAMS": "/a/bin:/b/bin",
     }
     shown = subprocess.run(
-        ["bash", "-lc", 'echo "$MINE $PATH"'], env=environment, capture_output=True, text=True, timeout=30, check=True
+        ["bash", "-lc", 'echo "$MINE $PATH"'],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     ).stdout
     assert shown.startswith("yes /a/bin:/b/bin:")
 

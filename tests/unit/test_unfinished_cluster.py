@@ -10,6 +10,7 @@ import pytest
 
 from helpers.engines.database_roles import READY
 from helpers.engines.docker import unfinished_cluster
+from tests.conftest import PATIENCE
 
 INITDB = ("1", "4", "5", "112", "1259_fsm", "13487", "PG_VERSION", "pg_filenode.map", "pg_internal.init")
 
@@ -38,7 +39,7 @@ def look(folder: Path) -> unfinished_cluster.Folder:
         env={"PATH": os.environ["PATH"], "PG_MAJOR": "18"},
         text=True,
         capture_output=True,
-        timeout=10,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

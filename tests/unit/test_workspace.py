@@ -28,6 +28,7 @@ from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import LOCAL
 from helpers.errors import TrackbedError
 from helpers.project import workspace_folder
+from tests.conftest import PATIENCE
 from tests.unit.fakes import project
 
 OTHER = 1234
@@ -192,7 +193,7 @@ REMAPPED = IdMapping("userns-remap", 100000)
 def may(uid: int, *argv: str | Path) -> bool:
     return (
         subprocess.run(
-            argv, user=uid, group=uid, extra_groups=[], capture_output=True, timeout=30, check=False
+            argv, user=uid, group=uid, extra_groups=[], capture_output=True, timeout=PATIENCE, check=False
         ).returncode
         == 0
     )
@@ -228,7 +229,9 @@ def sudo(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "ln run.sh again"
     )
     os.chown(place, OTHER, OTHER)
-    subprocess.run(["sh", "-c", script], cwd=place, user=OTHER, group=OTHER, extra_groups=[], check=True, timeout=30)
+    subprocess.run(
+        ["sh", "-c", script], cwd=place, user=OTHER, group=OTHER, extra_groups=[], check=True, timeout=PATIENCE
+    )
     (place / "roots").write_text("a")
     os.chmod(place / "roots", 0o640)
     if not mapped_workspace.takes_lists(place):
