@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +16,8 @@ from helpers.errors import TrackbedError
 
 URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(?P<prefix>[^\x00-\x1f]*))?")
 ATTEMPTS = 4
+# seconds: urllib3 has one time for a connection and for a body, and 32 MiB are under way together
+CONNECTED, SENT = 10.0, 30.0
 STALLED = 300.0  # seconds after which a copy was so slow that its original is left where it is
 T = TypeVar("T")
 
@@ -54,6 +57,8 @@ class Bucket(ByContent):
         self.root = f"{prefix}/" if prefix else ""
         self._access = access
         self._made: Any = None
+        self._sends: Any = None  # the same for bodies: `move_seconds` reckons with the short time of the other
+        self._making = threading.Lock()
         self._known: sqlite3.Connection | None = None
 
     def __str__(self) -> str:
@@ -61,28 +66,39 @@ class Bucket(ByContent):
 
     @property
     def _client(self) -> Any:
-        if self._made is None:
-            import boto3  # half a second: only where it is needed
-            from botocore.config import Config
-
-            # other S3 servers refuse the checksums that AWS's own sends by default
-            config = Config(
-                connect_timeout=10,
-                read_timeout=60,
-                max_pool_connections=16,
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            )
-            self._made = boto3.client(
-                "s3",
-                endpoint_url=self._access.endpoint or None,
-                region_name=self._access.region,
-                aws_access_key_id=self._access.key,
-                aws_secret_access_key=self._access.secret,
-                config=config,
-            )
+        with self._making:
+            if self._made is None:
+                self._made = self._new(CONNECTED)
         return self._made
+
+    @property
+    def _sender(self) -> Any:
+        with self._making:
+            if self._sends is None:
+                self._sends = self._new(SENT)
+        return self._sends
+
+    def _new(self, seconds: float) -> Any:
+        import boto3  # half a second: only where it is needed
+        from botocore.config import Config
+
+        # other S3 servers refuse the checksums that AWS's own sends by default
+        config = Config(
+            connect_timeout=seconds,
+            read_timeout=60,
+            max_pool_connections=16,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        return boto3.client(
+            "s3",
+            endpoint_url=self._access.endpoint or None,
+            region_name=self._access.region,
+            aws_access_key_id=self._access.key,
+            aws_secret_access_key=self._access.secret,
+            config=config,
+        )
 
     def _ask(self, call: Callable[[], T]) -> T:
         """What the store answers. Raises Missing, or TrackbedError with what to do."""
@@ -166,7 +182,7 @@ class Bucket(ByContent):
         return self._ask(get)
 
     def write(self, path: str, content: bytes | bytearray) -> None:
-        self._ask(lambda: self._client.put_object(Bucket=self.bucket, Key=self.root + path, Body=content))
+        self._ask(lambda: self._sender.put_object(Bucket=self.bucket, Key=self.root + path, Body=content))
 
     def holds(self, path: str, size: int) -> bool:
         assert self._known is not None

@@ -77,7 +77,7 @@ class Objects:
 
 def at(objects: Objects) -> Bucket:
     result = Bucket("s3://bucket", Access("", "", "", ""))
-    result._made = objects
+    result._made = result._sends = objects
     return result
 
 

@@ -609,6 +609,15 @@ def test_a_bucket_needs_its_keys_and_never_shows_them(tmp_path: Path) -> None:
     assert str(bucket.Bucket("s3://bucket/a/b/", access)) == "s3://bucket/a/b"
 
 
+def test_a_bucket_on_a_slow_line_has_time_to_take_a_blob() -> None:
+    """urllib3 sends bytes within the time for the connection. How late a blob is moved is reckoned with the short time."""
+    place = bucket.Bucket("s3://bucket", bucket.Access("http://127.0.0.1:9", "us-east-1", "key", "none"))
+    times = [client.meta.config.connect_timeout for client in (place._sender, place._client)]
+    assert times == [bucket.SENT, bucket.CONNECTED] and place._sender is place._sends
+    attempts, answer = bucket.ATTEMPTS, place._client.meta.config.read_timeout
+    assert place.move_seconds > bucket.STALLED + attempts * (bucket.CONNECTED + answer)
+
+
 # who may log in
 
 
