@@ -389,7 +389,7 @@ def test_what_the_disk_keeps_holds_up_nothing_else(
         (trash / name / "in").mkdir(parents=True)
 
     def refused(name: str, *, dir_fd: int | None = None) -> None:
-        if name != "in":
+        if name in ("a", "b", "c"):  # an earlier test's thread may still remove its own
             asked.append(name)
             if name == asked[0]:
                 raise OSError(5, "Input/output error")
