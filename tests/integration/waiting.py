@@ -297,10 +297,24 @@ def locked(port: int) -> int:
 
 @contextmanager
 def hanging_store() -> Iterator[int]:
-    """The port of a store that accepts connections and never answers."""
+    """The port of a store that tells a server, which starts, that its bucket is there, and answers nothing else."""
     taken: list[socket.socket] = []
+    told = b"<ListBucketResult></ListBucketResult>"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(
+        told
+    )
+
+    def take() -> None:
+        while True:
+            connection = store.accept()[0]
+            taken.append(connection)
+            connection.settimeout(10)
+            with suppress(OSError):
+                if b"max-keys=1&" in connection.recv(65536).split(b"\r\n")[0]:
+                    connection.sendall(head + told)
+
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as store:
-        threading.Thread(target=lambda: taken.extend(store.accept()[0] for _ in iter(int, 1)), daemon=True).start()
+        threading.Thread(target=take, daemon=True).start()
         yield store.getsockname()[1]
 
 
