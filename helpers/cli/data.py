@@ -40,8 +40,14 @@ def backup(given: Flags, with_secrets: bool) -> int:
     project = options.load(given)
     with console.Progress() as progress:
         to = project.settings.backup_place
-        told = lambda engine: start_page.refresh(project, engine)  # noqa: E731
-        place, manifest, health = create.create(project, to, with_secrets, progress, progress.notice, done=told)
+        place, manifest, health = create.create(
+            project,
+            to,
+            with_secrets,
+            progress,
+            progress.notice,
+            done=lambda engine: start_page.refresh(project, engine),
+        )
     console.value(place)
     console.notice(create.words(manifest))
     if line := create.stored(manifest):

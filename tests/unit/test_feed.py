@@ -31,13 +31,9 @@ class Commands(service_commands.ServiceCommands):
 
     def __init__(self, program: str, info: dict[str, str], remote: bool = False) -> None:
         self.made: list[list[str]] = []
-        self.deployment = cast("Any", SimpleNamespace(host=SimpleNamespace(remote=remote), api=self))
-        self.program, self.answer = program, info
+        self.deployment = cast("Any", SimpleNamespace(host=SimpleNamespace(remote=remote), info=info))
+        self.program = program
         self.compose = cast("Any", self)
-
-    @property
-    def api(self) -> Any:
-        return SimpleNamespace(info=lambda: self.answer)
 
     def environment(self, overlay: str) -> dict[str, str]:
         self.made.append(overlay.split(":"))

@@ -89,7 +89,8 @@ def install(flask: Any, smaller_table: bool = False) -> None:
 
         flask.add_url_rule(f"/{address}", re.sub(r"\W", "_", f"trackbed_{address}"), view)
 
-    flask.view_functions[views[0]] = lambda: answer(page.encode(), "text/html; charset=utf-8", 0)
+    html = page.encode()
+    flask.view_functions[views[0]] = lambda: answer(html, "text/html; charset=utf-8", 0)
     serve(address, lambda: text)
     for one in changed:
         serve(f"static-files/{one.address}", one.content)

@@ -76,11 +76,10 @@ class ServiceCommands(DockerComponent):
     def _is_here(self) -> bool:
         """Whether the engine's containers see this process's files: not in a virtual machine, nor beside a container
         that this runs in."""
-        info = self.api.info()
-        return not self.deployment.host.remote and (info.get("KernelVersion"), info.get("Name")) == (
-            platform.release(),
-            socket.gethostname(),
-        )
+        if self.deployment.host.remote:
+            return False
+        info = self.deployment.info
+        return (info.get("KernelVersion"), info.get("Name")) == (platform.release(), socket.gethostname())
 
     def halt(self, service: str, progress: ProgressReporter) -> None:
         for status in self.containers.statuses():
