@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from helpers import clone, commands, start
+from helpers.checks import doctor
 from helpers.engines import container_secrets, streaming
 from helpers.engines.base import ExecResult, Health, Mount, Port, ServiceStatus, State
 from helpers.engines.docker import availability, client_config, compose_model, images, iptables, startup
@@ -550,6 +551,27 @@ def test_a_container_that_was_started_again_has_another_process(
     monkeypatch.setattr(engine.api, "started", lambda name: f"{name} at {next(times)}")
     server = ServiceStatus("mlflow", State.READY, identity="7")
     assert engine.process(server) == engine.process(server) != engine.process(server)
+
+
+def test_a_service_that_the_engine_starts_again_and_again_holds_its_own_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker lists such a container without ports, also while a try of its own listens on them."""
+    ours = replace(compose_container("trackbed-mlflow-1", "trackbed_data"), state=State.RESTARTING, exit_code=78)
+    engine = engine_with(tmp_path, [ours], {"trackbed_data": {f"{LABEL}.instance": "mine" * 8}})
+    engine.deployment.host = Busy(8000, 8888)
+    details = {
+        "State": {"ExitCode": 78},
+        "RestartCount": 3,
+        "HostConfig": {"PortBindings": {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}},
+    }
+    docker = SimpleNamespace(inspect_container=lambda name: details)
+    monkeypatch.setattr(DockerApi, "client", property(lambda api: SimpleNamespace(api=docker)))
+    server = next(status for status in engine.services() if status.name == "mlflow")
+    assert server.ports == (Port("http", 8000, 8000, "127.0.0.1"),)
+    planned = [("mlflow", Port("http", 8000, 8000)), ("jupyter", Port("http", 8888, 8888))]
+    wrong = doctor.check_ports(engine.settings, planned, [server], {}, engine.deployment.host)
+    assert [finding.detail.split(" is ")[0] for finding in wrong] == ["port 8888 (JUPYTER_PORT)"]
 
 
 def test_another_compose_project_of_the_same_name_is_left_alone(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.engines.docker import compose_model
+from helpers.engines.docker import compose_model, inspection
 from helpers.engines.docker.client import LABEL, Container
 from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
 from helpers.engines.docker.volumes import Volumes
@@ -68,6 +68,8 @@ class Containers(DockerComponent):
         ports = tuple(
             Port(compose_model.port_name(name, p.target), p.target, p.published, p.address) for p in container.ports
         )
+        if state is State.RESTARTING and not ports:  # so Docker lists it, also while its next try listens on them
+            ports = inspection.ports(name, self.api.details(container.id))
         return ServiceStatus(
             name,
             state,

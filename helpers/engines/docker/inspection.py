@@ -53,7 +53,7 @@ def read(service: str, known: Mapping[str, Any], image: Mapping[str, Any]) -> Se
         entrypoint=own_entrypoint,
         image=str(config.get("Image", "")),
         environment=dict(pair.split("=", 1) for pair in sorted(own)),
-        ports=tuple(_ports(service, host.get("PortBindings") or {})),
+        ports=ports(service, known),
         mounts=tuple(_mounts(host)),
         networks=tuple((known.get("NetworkSettings") or {}).get("Networks") or ()) or ("none",),
         container=str(known.get("Name", "")).lstrip("/"),
@@ -86,12 +86,18 @@ def _size(count: Any) -> str:
     return f"{left}{unit}" if left else ""
 
 
-def _ports(service: str, bindings: Mapping[str, Any]) -> Iterable[Port]:
-    for inside, published in bindings.items():
+def ports(service: str, known: Mapping[str, Any]) -> tuple[Port, ...]:
+    """The ports that it publishes while it runs. ``known``: all that the engine tells of it; {} for one that has gone.
+
+    A published port of 0 is one that the engine chooses.
+    """
+    result = []
+    for inside, published in ((known.get("HostConfig") or {}).get("PortBindings") or {}).items():
         target = int(str(inside).partition("/")[0])
         for one in published or ():
             name = compose_model.port_name(service, target) or "http"
-            yield Port(name, target, int(one.get("HostPort") or 0), str(one.get("HostIp") or "0.0.0.0"))
+            result.append(Port(name, target, int(one.get("HostPort") or 0), str(one.get("HostIp") or "0.0.0.0")))
+    return tuple(result)
 
 
 def _mounts(host: Mapping[str, Any]) -> Iterable[Mount]:
