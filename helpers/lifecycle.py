@@ -65,9 +65,10 @@ def up(
     start.check_early(project.settings)
     with changing(project, notice):
         move_note.recover(project, progress, notice)
-        seen, engine = start.bring_up(project, progress, notice, adopt, consent)
+        trial = workspace_files.Trial()
+        seen, engine = start.bring_up(project, progress, notice, adopt, consent, trial)
         journal.recover(project.state, engine, progress)
-        for line in workspace_files.require(engine):
+        for line in trial.require(engine):
             notice(line)
         if warning := low_disk(engine):
             notice(warning)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread
 from typing import TypeVar, overload
 
 A = TypeVar("A")
@@ -28,3 +29,18 @@ def each(questions: Iterable[Callable[[], A]], at_once: bool = True) -> list[A]:
         return [question() for question in asked]
     with ThreadPoolExecutor(min(MOST, len(asked))) as pool:
         return [future.result() for future in [pool.submit(question) for question in asked]]
+
+
+def begin(question: Callable[[], A]) -> Callable[[], A]:
+    """Asks now. What this gives waits for the answer, or raises what the question raised; nobody has to wait for it,
+    and a program that ends does not."""
+    future: Future[A] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(question())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future.result

@@ -17,6 +17,7 @@ from helpers import (
     rotation,
     start_page,
     status,
+    workspace,
 )
 from helpers.checks import doctor, readiness
 from helpers.engines import select
@@ -116,14 +117,20 @@ def bring_up(
     notice: Notice,
     adopt: bool = False,
     consent: kernels.Consent | None = None,
+    trial: workspace.Trial | None = None,
 ) -> tuple[status.Overview, Engine]:
-    """What `up` does, for those who hold the project's lock."""
+    """What `up` does, for those who hold the project's lock. ``trial``: begun where nothing has to be started."""
     with failed_start.noted(project.settings):
-        return _bring_up(project, progress, notice, adopt, consent)
+        return _bring_up(project, progress, notice, adopt, consent, trial)
 
 
 def _bring_up(
-    project: Project, progress: ProgressReporter, notice: Notice, adopt: bool, consent: kernels.Consent | None
+    project: Project,
+    progress: ProgressReporter,
+    notice: Notice,
+    adopt: bool,
+    consent: kernels.Consent | None,
+    trial: workspace.Trial | None,
 ) -> tuple[status.Overview, Engine]:
     gateway.resolve_address(project, notice)
     if project.state.existed:
@@ -142,7 +149,11 @@ def _bring_up(
         with suppress(ServiceFailed):
             if project.bundle:
                 notice(f"nothing has to be made, so {project.bundle.name} is not read")
+            if trial:
+                trial.begin(engine)
             return _look(project, engine, statuses, progress, notice, known), engine
+        if trial:
+            trial.forget()
     with bundles.given(project.bundle) as bundle:  # nobody is asked, and nothing changes, for a file that is not there
         engine, chosen = _prepare(project, choice, bundle, progress, notice, adopt, consent)
     for remark in (*engine.remarks(), *filter(None, [access_line, durability.promise(engine)])):

@@ -7,13 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import console, dry_run, gateway, invocations, kernels, lifecycle, status, topics
-from helpers.backups import last, schedule
-from helpers.checks.check import run_check, verdict
-from helpers.checks.doctor import examine
+from helpers import console, gateway, invocations, kernels, lifecycle, status, topics
 from helpers.cli import options
 from helpers.cli.status import show_finding, show_services
 from helpers.engines import select
+from helpers.engines.base import Engine
 from helpers.errors import FAILED, EngineUnavailable, SettingError, TrackbedError
 from helpers.findings import Level
 from helpers.leases import last_backup, lease
@@ -55,13 +53,23 @@ def up(given: Flags, start: Start, on_boot: str | bool | None) -> None:
     project = options.load(given)
     if view := _up(project, start):
         engine = view.source
-        for line in (*schedule.follow(project), *last.follow(project, engine)):
+        for line in _follow(project, engine):
             console.notice(line)
         if seen := lease.look(project.settings, status.elsewhere(engine), engine.scheduled_runs):
             show_finding(seen[0])
     if chosen is not None:
         for line in lifecycle.start_at_boot(project, chosen == "true"):
             console.notice(line)
+
+
+def _follow(project: Project, engine: Engine) -> tuple[str, ...]:
+    """Have made by itself what the settings and the lease ask for; gives what to tell."""
+    settings = project.settings
+    if not (settings.backup_every or settings.lease_end or last_backup.load(settings.folder)):
+        return ()  # nothing to make, and nothing to end
+    from helpers.backups import last, schedule  # late: all that makes backups, for those who have one made
+
+    return (*schedule.follow(project), *last.follow(project, engine))
 
 
 def jupyter(given: Flags, start: Start) -> None:
@@ -78,6 +86,8 @@ def _up(project: Project, start: Start) -> status.Overview | None:
     """What runs afterwards; None for a dry run."""
     start.refuse()
     if start.dry_run:
+        from helpers import dry_run
+
         console.value(dry_run.script(project, start.name_prefix or ""))
         return None
     if start.from_bundle:
@@ -114,6 +124,8 @@ def kept(project: Project, items: Iterable[DataItem]) -> str:
 
 
 def down(given: Flags, delete_data: bool, yes: bool) -> None:
+    from helpers.backups import last, schedule
+
     project = options.load(given)
     try:
         items = lifecycle.data(project) if delete_data else ()
@@ -155,6 +167,8 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
 
 
 def check(given: Flags) -> int:
+    from helpers.checks.check import run_check, verdict
+
     project = options.load(given)
     engine = status.running(project)
     if missing := status.not_running(status.overview(engine)):
@@ -168,6 +182,8 @@ def check(given: Flags) -> int:
 
 
 def doctor(given: Flags) -> int:
+    from helpers.checks.doctor import examine
+
     findings = examine(options.last_tried(given, "checked"))
     console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in findings])
     for finding in findings:

@@ -6,7 +6,7 @@ asks which engine it has: what differs is a member of the protocol, with what ho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar, Protocol
@@ -187,6 +187,10 @@ class Engine(Protocol):
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
         """Run a command in a running service, as its user and with its environment."""
+
+    def begin(self, service: str, argv: tuple[str, ...], timeout: float = 120) -> Callable[[], ExecResult]:
+        """``exec`` while the caller does something else: what this gives waits for the end. Here it does all of it."""
+        return lambda: self.exec(service, argv, timeout=timeout)
 
     def one_shot(
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600

@@ -25,7 +25,6 @@ class HostFacts:
     """The machine that runs the services (not always the one that runs the toolkit). Sizes in bytes."""
 
     hostname: str
-    system: str
     architecture: str
     cpus: int
     memory: int
@@ -46,7 +45,6 @@ def local_facts(disk: Path) -> HostFacts:
     memory = psutil.virtual_memory()
     return HostFacts(
         hostname=socket.gethostname(),
-        system=platform.platform(),
         architecture=platform.machine(),
         cpus=os.cpu_count() or 1,
         memory=memory.total,

@@ -253,7 +253,7 @@ class MemoryEngine(Engine):
         yield Address("127.0.0.1", self.web.port)
 
     def host_facts(self) -> HostFacts:
-        return HostFacts("room", "Memory 1", "any", 1, 1 << 40, 1 << 40, 1 << 40, "/")
+        return HostFacts("room", "any", 1, 1 << 40, 1 << 40, 1 << 40, "/")
 
     @property
     def workspace_inside(self) -> str:

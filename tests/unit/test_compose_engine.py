@@ -488,6 +488,26 @@ def test_the_notebooks_container_is_known_by_the_labels_of_either_version(tmp_pa
     assert engine.api.containers(engine.notebook.labels) == [notebook]
 
 
+def test_one_service_is_looked_for_with_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {name: compose_container(f"trackbed-{name}-1", "trackbed_postgres") for name in ("postgres", "mlflow")}
+    notebook = container("trackbed-jupyter", (), **{f"{LABEL}.project": "trackbed"})
+    engine = engine_with(tmp_path, [*ours.values(), notebook], {"trackbed_postgres": {f"{LABEL}.instance": "mine" * 8}})
+    listed, asked = engine.api.containers, list[object]()
+
+    def count(labels: Any) -> list[Container]:
+        asked.append(labels)
+        return listed(labels)
+
+    monkeypatch.setattr(engine.api, "containers", count)
+    for name, expected in (*ours.items(), ("jupyter", notebook)):
+        assert engine.containers.find(name) is expected and engine.containers.status(name).identity == expected.id
+        assert len(asked) == 2
+        asked.clear()
+    assert engine.containers.status("store").state is State.MISSING
+    with pytest.raises(TrackbedError, match="store has no container"):
+        engine.containers.find("store")
+
+
 def test_ports_that_are_chosen_are_planned_and_the_machine_is_looked_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,10 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from typing import ClassVar
 
 import pytest
 
@@ -45,6 +48,55 @@ def test_a_frozen_docker_is_an_error_and_not_a_wait(silent: Path, monkeypatch: p
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{silent}")
     with pytest.raises(EngineUnavailable, match="Docker does not answer"):
+        DockerApi().version()
+
+
+class DockerAnswers(BaseHTTPRequestHandler):
+    """An engine that tells its version, or something else."""
+
+    told: ClassVar[bytes] = b""
+    asked: ClassVar[list[str]] = []
+
+    def address_string(self) -> str:
+        return "a socket"
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.told)))
+        self.end_headers()
+        self.wfile.write(self.told)
+
+
+@pytest.fixture
+def docker_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[DockerAnswers]]:
+    path = tmp_path / "docker.sock"
+    with ThreadingUnixStreamServer(str(path), DockerAnswers) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+        monkeypatch.setattr(DockerAnswers, "asked", [])
+        yield DockerAnswers
+        server.shutdown()
+
+
+def test_an_engine_is_asked_once_for_its_version(
+    docker_engine: type[DockerAnswers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_engine, "told", b'{"Version": "26.1.5", "ApiVersion": "1.45"}')
+    api = DockerApi()
+    for _ in range(2):
+        assert api.version() == {"Version": "26.1.5", "ApiVersion": "1.45"}
+    assert docker_engine.asked == ["/version"] and api.client.api.api_version == "1.45"
+
+
+@pytest.mark.parametrize("told", [b"{}", b"[]", b"<html>", b'{"ApiVersion": 1.45}'])
+def test_what_is_no_engine_is_told(
+    docker_engine: type[DockerAnswers], monkeypatch: pytest.MonkeyPatch, told: bytes
+) -> None:
+    monkeypatch.setattr(docker_engine, "told", told)
+    with pytest.raises(EngineUnavailable, match="Docker does not answer: "):
         DockerApi().version()
 
 

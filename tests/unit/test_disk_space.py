@@ -38,7 +38,7 @@ class Disk:
     def host_facts(self) -> HostFacts:
         self.asked += 1
         free = self.free[min(self.asked, len(self.free)) - 1]
-        return HostFacts("machine", "Linux", "x86_64", 1, GIB, GIB, free, "/data", self.remote)
+        return HostFacts("machine", "x86_64", 1, GIB, GIB, free, "/data", self.remote)
 
 
 def engine(*free: int, **options: Any) -> Engine:

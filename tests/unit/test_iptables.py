@@ -84,8 +84,8 @@ def wanted() -> tuple[Rule, ...]:
 
 def test_twice_is_once_and_others_stay(table: Table) -> None:
     foreign = list(table.rules)
-    for _ in range(2):
-        assert iptables.put("lab", wanted()) == ""
+    for missing in (True, False):
+        assert iptables.put("lab", wanted()) == ("", missing)
         assert sorted(iptables.existing("lab")) == sorted(wanted())
     iptables.put("lab", wanted()[:2])  # a network is gone
     assert sorted(iptables.existing("lab")) == sorted(wanted()[:2])
@@ -111,7 +111,7 @@ def test_doubles_are_reduced_to_one(table: Table) -> None:
 
 def test_a_failure_is_told(table: Table) -> None:
     table.broken = "iptables: Permission denied"
-    assert iptables.put("lab", wanted()) == "iptables: Permission denied"
+    assert iptables.put("lab", wanted()) == ("iptables: Permission denied", True)
 
 
 @pytest.mark.parametrize(("uid", "sudo", "before"), [(0, "/usr/bin/sudo", []), (1000, "/usr/bin/sudo", ["sudo"])])

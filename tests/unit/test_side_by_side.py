@@ -37,3 +37,23 @@ def test_the_first_failure_is_raised_once_all_have_ended() -> None:
     with pytest.raises(ValueError, match="first"):
         side_by_side.ask(lambda: fail("first"), ended.set, lambda: fail("second"))
     assert ended.is_set()
+
+
+def test_what_is_begun_goes_on_meanwhile_and_is_waited_for_when_it_is_needed() -> None:
+    go, done = threading.Event(), threading.Event()
+
+    def answer() -> int:
+        assert go.wait(PATIENCE)
+        done.set()
+        return 7
+
+    finish = side_by_side.begin(answer)
+    assert not done.is_set()
+    go.set()
+    assert finish() == finish() == 7
+
+    def fail() -> int:
+        raise ValueError("why")
+
+    with pytest.raises(ValueError, match="why"):
+        side_by_side.begin(fail)()

@@ -9,7 +9,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -85,7 +85,7 @@ def test_folders_in_it_that_are_closed_are_named(place: Path) -> None:
     (place / "link").symlink_to("/etc")
     result = workspace.attempt(engine(place))
     assert result.closed == ("course", "own/deep") and result.problem == ""
-    assert list(workspace.require(engine(place))) == [
+    assert list(workspace.Trial().require(engine(place))) == [
         "warning: the notebook cannot save in course, own/deep; if it should: the fix"
     ]
 
@@ -93,7 +93,7 @@ def test_folders_in_it_that_are_closed_are_named(place: Path) -> None:
 @as_root
 def test_a_folder_of_another_account_is_an_error(place: Path) -> None:
     with pytest.raises(TrackbedError) as caught:
-        workspace.require(engine(place))
+        workspace.Trial().require(engine(place))
     assert f"cannot save files in {place}" in caught.value.message and "denied" in caught.value.message.lower()
     assert caught.value.hint == "the fix"
     place.chmod(0o700)
@@ -121,6 +121,45 @@ def test_what_the_notebook_prints_is_no_terminals(place: Path) -> None:
     assert "\x1b" not in workspace.attempt(engine(place, answer=ExecResult(8, words, ""))).problem
     closed = workspace.attempt(engine(place, answer=ExecResult(0, f"closed {words}/\n", ""))).closed
     assert "\x1b" not in "".join(closed)
+
+
+def test_what_was_begun_beside_something_else_is_not_done_twice(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, asked = engine(place, answer=ExecResult(0, "closed course/\n", "")), list[str]()
+    begun = ExecResult(0, "closed own/\n", "")
+
+    def begin(service: str, argv: tuple[str, ...], timeout: float) -> Callable[[], ExecResult]:
+        asked.append(argv[-1])
+        return lambda: begun
+
+    monkeypatch.setattr(one, "begin", begin, raising=False)
+    trial = workspace.Trial()
+    trial.begin(one)
+    assert asked == [str(place)] and "cannot save in own;" in "".join(trial.require(one))
+    trial.forget()  # the notebook was started again
+    assert "cannot save in course;" in "".join(trial.require(one))
+    begun = ExecResult(8, "No space left on device", "")
+    trial.begin(one)
+    with pytest.raises(TrackbedError, match="No space left"):
+        trial.require(one)
+
+
+@pytest.mark.parametrize("code", [1, 126, 137])
+def test_a_try_that_ended_with_the_notebook_is_made_again(
+    place: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = engine(place, answer=ExecResult(0, "", ""))
+    ended = ExecResult(code, "the container is not running", "")
+    monkeypatch.setattr(one, "begin", lambda *_: lambda: ended, raising=False)
+    trial = workspace.Trial()
+    trial.begin(one)
+    assert trial.require(one) == ()
+
+    def gone(*_: object) -> Callable[[], ExecResult]:
+        raise TrackbedError("jupyter has no container")
+
+    monkeypatch.setattr(one, "begin", gone)
+    trial.begin(one)
+    assert trial.require(one) == ()
 
 
 # who will own it

@@ -19,11 +19,16 @@ class Containers(DockerComponent):
         super().__init__(deployment)
         self.volumes = volumes
 
-    def listed(self) -> list[Container]:
-        """Ours. Another Compose project may have the same name: its containers have none of our volumes."""
+    def listed(self, service: str = "") -> list[Container]:
+        """Ours, or those of one service. Another Compose project may have the same name: its containers have none of
+        our volumes."""
         project = self.settings.project
-        services = self.api.containers([f"com.docker.compose.project={project}", "com.docker.compose.oneoff=False"])
-        notebooks = self.api.containers([f"{LABEL}.project={project}"])
+        services, notebooks = list[Container](), list[Container]()
+        if service != JUPYTER:
+            labels = [f"com.docker.compose.project={project}", "com.docker.compose.oneoff=False"]
+            services = self.api.containers([*labels, f"{SERVICE}={service}"] if service else labels)
+        if service in ("", JUPYTER):
+            notebooks = self.api.containers([f"{LABEL}.project={project}"])
         return [c for c in services if self._has_own_volumes(c)] + notebooks
 
     def _has_own_volumes(self, container: Container) -> bool:
@@ -34,13 +39,13 @@ class Containers(DockerComponent):
         listed = self.api.containers([f"com.docker.compose.project={self.settings.project}"])
         return [c for c in listed if not self._has_own_volumes(c)]
 
-    def by_service(self) -> dict[str, Container]:
-        """Ours, each by the name of its service."""
-        return {_service(container): container for container in self.listed()}
+    def by_service(self, service: str = "") -> dict[str, Container]:
+        """Ours, or that of one service, each by the name of its service."""
+        return {_service(container): container for container in self.listed(service)}
 
     def find(self, service: str) -> Container:
         """That of a service. Raises TrackbedError where it has none."""
-        for container in self.listed():
+        for container in self.listed(service):
             if service == _service(container):
                 return container
         raise TrackbedError(f"{service} has no container", "`invoke up` creates it")
@@ -52,6 +57,10 @@ class Containers(DockerComponent):
         if GATEWAY in result and GATEWAY not in names:
             names = (*names, GATEWAY)  # of a time when the project was public; a start removes it
         return tuple(self._status(name, result.get(name), detail) for name in names)
+
+    def status(self, service: str) -> ServiceStatus:
+        """The state of one service."""
+        return self._status(service, self.by_service(service).get(service), detail=False)
 
     def _status(self, name: str, container: Container | None, detail: bool) -> ServiceStatus:
         if container is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -226,7 +226,7 @@ class DockerEngine(base.Engine):
 
     @contextmanager
     def open(self, service: str, port: str) -> Iterator[Address]:
-        ports = next((s.ports for s in self.services() if s.name == service), ())
+        ports = self.containers.status(service).ports
         if not any(p.name == port for p in ports):
             if self.deployment.is_public and service in INSIDE:
                 # published by the gateway alone, behind its logins: this machine goes to the container itself
@@ -246,6 +246,9 @@ class DockerEngine(base.Engine):
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
         return self.commands.run(service, argv, stdin, timeout)
+
+    def begin(self, service: str, argv: tuple[str, ...], timeout: float = 120) -> Callable[[], ExecResult]:
+        return self.commands.begin(service, argv, timeout)
 
     def one_shot(
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600

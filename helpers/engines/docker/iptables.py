@@ -104,19 +104,21 @@ def _without_stale(listed: Iterable[Rule]) -> list[Rule]:
     return kept
 
 
-def put(project: str, expected: Sequence[Rule]) -> str:
-    """Make the project's rules exactly these: missing ones are added, others of its own removed. Gives what failed."""
+def put(project: str, expected: Sequence[Rule]) -> tuple[str, bool]:
+    """Make the project's rules exactly these: missing ones are added, others of its own removed. Gives what failed, and
+    whether one was missing."""
     current = _of(project, _without_stale(_listed()))
-    for rule in expected:
-        if rule not in current and (problem := _iptables("-I", "PREROUTING", *rule)[0]):
-            return problem
+    missing = [rule for rule in expected if rule not in current]
+    for rule in missing:
+        if problem := _iptables("-I", "PREROUTING", *rule)[0]:
+            return problem, True
     kept: set[Rule] = set()
     for rule in current:  # after the additions: no moment without
         if rule in expected and rule not in kept:
             kept.add(rule)
         else:
             _iptables("-D", "PREROUTING", *rule)
-    return ""
+    return "", bool(missing)
 
 
 def remove(project: str) -> None:

@@ -44,8 +44,8 @@ class NetworkGuard(DockerComponent):
         )
         problem = "only root can set them"
         if iptables.may_change():
-            missing = set(rules) - set(iptables.existing(self.settings.project))
-            if not (problem := iptables.put(self.settings.project, rules)):
+            problem, missing = iptables.put(self.settings.project, rules)
+            if not problem:
                 return (
                     (f"{why}: drop rules were set (a reboot removes them, `invoke up` sets them again)",)
                     if missing

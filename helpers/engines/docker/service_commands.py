@@ -6,12 +6,12 @@ import os
 import platform
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from helpers import clone, commands
+from helpers import clone, commands, side_by_side
 from helpers.engines import streaming
 from helpers.engines.docker.compose import FEED, FEED_PATH, STREAM, ComposeProject
 from helpers.engines.docker.containers import Containers
@@ -34,6 +34,10 @@ class ServiceCommands(DockerComponent):
 
     def run(self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float) -> ExecResult:
         return commands.run(self._exec(service, argv), stdin, timeout, limited=service == JUPYTER)
+
+    def begin(self, service: str, argv: tuple[str, ...], timeout: float) -> Callable[[], ExecResult]:
+        command = self._exec(service, argv)  # not in the other thread: the SDK's session is for one
+        return side_by_side.begin(lambda: commands.run(command, None, timeout, limited=service == JUPYTER))
 
     def one_shot(
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float

@@ -35,7 +35,6 @@ def facts(cluster: Cluster, commands: PodCommands, deployment: KubernetesDeploym
     free, where = min((found for found in volumes if found[0]), default=(0, "the volumes"))
     return HostFacts(
         hostname=deployment.target.context,
-        system=f"Kubernetes, {len(nodes)} nodes",
         architecture=platform.machine(),
         cpus=int(sum(node.allocatable.get("cpu", 0) for node in nodes)),
         memory=memory,

@@ -22,7 +22,6 @@ def machine(info: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What the engine's ``info`` tells of its machine, by the fields of HostFacts. ``name``: where it tells none."""
     return {
         "hostname": str(info.get("Name", name)),
-        "system": str(info.get("OperatingSystem", "")),
         "architecture": str(info.get("Architecture", "")),
         "cpus": int(info.get("NCPU", 0)),
         "memory": int(info.get("MemTotal", 0)),

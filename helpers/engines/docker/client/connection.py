@@ -42,6 +42,7 @@ class Connection:
     def __init__(self, timeout: int = 60) -> None:
         self._timeout = timeout
         self._client: Any = None
+        self._version: dict[str, Any] = {}
 
     @property
     def client(self) -> Any:
@@ -49,14 +50,13 @@ class Connection:
             import docker  # late: it costs 0.13 s
 
             try:
-                client = docker.from_env(timeout=ANSWER_SECONDS)  # its first question is the engine's version
-                client.ping()
-                client.api.timeout = self._timeout
+                version = _version(docker)
+                client = docker.from_env(version=version["ApiVersion"], timeout=self._timeout)
                 if client.api.base_url.startswith("http+docker:"):  # a socket: no proxy is looked for at each question
                     client.api.trust_env = False
                 setattr(client.api, "send", with_clear_errors(client.api.send))  # noqa: B010 - a session of requests
-                self._client = client
-            except (errors().DockerException, OSError) as error:
+                self._client, self._version = client, version
+            except (errors().DockerException, OSError, ValueError) as error:
                 raise EngineUnavailable(f"Docker does not answer: {words(error)}", "see `invoke doctor`") from None
         return self._client
 
@@ -65,10 +65,23 @@ class Connection:
         return str(self.client.api.base_url)
 
     def version(self) -> dict[str, Any]:
-        return dict(self.client.version())
+        """As the engine told it when it was asked first."""
+        return dict(self._version) if self.client else {}
 
     def info(self) -> dict[str, Any]:
         return dict(self.client.info())
+
+
+def _version(docker: Any) -> dict[str, Any]:
+    """What the engine tells of its version; it takes a while over that, and the SDK keeps no more than a number."""
+    client = docker.from_env(version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=ANSWER_SECONDS)
+    try:
+        told = client.api.version(api_version=False)  # at an address without a version, so that any engine answers
+    finally:
+        client.close()
+    if not isinstance(told, dict) or not isinstance(told.get("ApiVersion"), str):
+        raise ValueError("its answer names no version of its API")
+    return told
 
 
 def with_clear_errors(send: Callable[..., Any]) -> Callable[..., Any]:
