@@ -10,7 +10,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -40,20 +40,24 @@ class Task(tasks.Task):  # type: ignore[type-arg]
     """A task whose flags of habit have their short form.
 
     ``word``: the argument that may be typed without its flag, as in `logs mlflow`. Invoke requires all that it knows as
-    positional, so it is one only while ``word_typed``.
+    positional, so it is one only while ``word_typed``. Reading a line copies the arguments of all tasks several times:
+    only one that ``is_typed`` has them.
     """
 
     word = ""
     word_typed = False
+    is_typed = True
     _arguments: list[Argument] | None = None
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        if not self.is_typed:
+            return []
         if self._arguments is None:
             self._arguments = super().get_arguments(ignore_unknown_help)
             for argument in self._arguments:
                 if short := SHORT.get(argument.name or ""):
                     argument.names = (*argument.names, short)
-        arguments = copy.deepcopy(self._arguments)
+        arguments = list(map(copy.copy, self._arguments))
         for argument in arguments if self.word_typed else ():
             if argument.name == self.word:
                 argument.positional, argument.default = True, None
@@ -124,6 +128,7 @@ def reported(body: Callable[..., int | None]) -> Callable[..., None]:
 
 def known(collection: Collection) -> dict[str, TaskHelp]:
     """The tasks by name; the first of a group under the group's."""
+    _give_arguments(collection)
     result = {}
     for context in collection.to_contexts():
         full = context.name or ""
@@ -210,8 +215,16 @@ def read(collection: Collection) -> None:
         _print(pages.overview(_width()))
 
 
+def _give_arguments(collection: Collection, words: Container[str] | None = None) -> None:
+    """To the tasks that are among the words of a line; to all where none is given."""
+    for name, aliases in collection.task_names.items():
+        if isinstance(one := collection[name], Task):
+            one.is_typed = words is None or any(each in words for each in (name, *aliases))
+
+
 def parse(words: Sequence[str], collection: Collection, first: ParserContext | None = None) -> ParseResult:
-    """The line as Invoke will read it; raises its errors. Tasks learn whether their optional word was typed."""
+    """The line as Invoke will read it; raises its errors. Tasks learn whether they, and their word, were typed."""
+    _give_arguments(collection, words)
     optional = {name: one for name in collection.task_names if isinstance(one := collection[name], Task) and one.word}
     bare = sum(not word.startswith("-") for word in words)
     for one in optional.values():

@@ -329,3 +329,14 @@ def test_a_wrong_line_through_invoke_itself() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: --gpu needs a value")
+
+
+def test_only_what_was_typed_has_arguments_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_arguments() -> set[str]:
+        return {context.name or "" for context in tasks.namespace.to_contexts() if context.args}
+
+    assert read(monkeypatch, "ps", "--json", "backup") is None  # by their other names
+    assert with_arguments() == {"status", "backup.create"}
+    assert all(command_line.known(tasks.namespace)[name].flags for name in ("up", "down", "status"))
+    assert {"up", "down", "status"} < with_arguments()
+    assert read(monkeypatch, "up", "--gpuu=none") == 2 and "logs" in with_arguments()
