@@ -577,8 +577,8 @@ def test_a_service_that_the_engine_starts_again_and_again_holds_its_own_ports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Docker lists such a container without ports, also while a try of its own listens on them."""
-    ours = replace(compose_container("trackbed-mlflow-1", "trackbed_data"), state=State.RESTARTING, exit_code=78)
-    engine = engine_with(tmp_path, [ours], {"trackbed_data": {f"{LABEL}.instance": "mine" * 8}})
+    ours = replace(compose_container("trackbed-mlflow-1", "trackbed_postgres"), state=State.RESTARTING, exit_code=78)
+    engine = engine_with(tmp_path, [ours], {"trackbed_postgres": {f"{LABEL}.instance": "mine" * 8}})
     engine.deployment.host = Busy(8000, 8888)
     details = {
         "State": {"ExitCode": 78},
