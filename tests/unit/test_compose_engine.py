@@ -500,10 +500,10 @@ def test_one_service_is_looked_for_with_one_question(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(engine.api, "containers", count)
     for name, expected in (*ours.items(), ("jupyter", notebook)):
-        assert engine.containers.find(name) is expected and engine.containers.status(name).identity == expected.id
+        assert engine.containers.find(name) is expected and engine.containers.ports(name) == ()
         assert len(asked) == 2
         asked.clear()
-    assert engine.containers.status("store").state is State.MISSING
+    assert engine.containers.ports("store") == ()
     with pytest.raises(TrackbedError, match="store has no container"):
         engine.containers.find("store")
 

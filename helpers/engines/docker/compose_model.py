@@ -33,6 +33,21 @@ def port_name(service: str, target: int) -> str:
     return JUPYTER if (service, target) == (GATEWAY, 8888) else PORT_NAMES.get(target, "")
 
 
+def published(service: str, known: Mapping[str, Any]) -> tuple[Port, ...]:
+    """The ports that a service's container publishes while it runs. ``known``: all that the engine tells of it; {} for
+    one that has gone.
+
+    A published port of 0 is one that the engine chooses.
+    """
+    result = []
+    for inside, published in ((known.get("HostConfig") or {}).get("PortBindings") or {}).items():
+        target = int(str(inside).partition("/")[0])
+        for one in published or ():
+            name = port_name(service, target) or "http"
+            result.append(Port(name, target, int(one.get("HostPort") or 0), str(one.get("HostIp") or "0.0.0.0")))
+    return tuple(result)
+
+
 def service_spec(name: str, model: Mapping[str, Any], project: str) -> ServiceSpec:
     """A service of the resolved Compose model as data."""
     service = model["services"][name]

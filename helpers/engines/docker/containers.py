@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.engines.docker import compose_model, inspection
+from helpers.engines.docker import compose_model
 from helpers.engines.docker.client import LABEL, Container
 from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
 from helpers.engines.docker.volumes import Volumes
@@ -58,9 +58,18 @@ class Containers(DockerComponent):
             names = (*names, GATEWAY)  # of a time when the project was public; a start removes it
         return tuple(self._status(name, result.get(name), detail) for name in names)
 
-    def status(self, service: str) -> ServiceStatus:
-        """The state of one service."""
-        return self._status(service, self.by_service(service).get(service), detail=False)
+    def ports(self, service: str) -> tuple[Port, ...]:
+        """Those that a service publishes, without a look at its state: a start asks often."""
+        container = self.by_service(service).get(service)
+        return self._ports(service, container) if container else ()
+
+    def _ports(self, name: str, container: Container) -> tuple[Port, ...]:
+        if container.state is State.RESTARTING and not container.ports:
+            # so Docker lists it, also while its next try listens on them
+            return compose_model.published(name, self.api.details(container.id))
+        return tuple(
+            Port(compose_model.port_name(name, p.target), p.target, p.published, p.address) for p in container.ports
+        )
 
     def _status(self, name: str, container: Container | None, detail: bool) -> ServiceStatus:
         if container is None:
@@ -74,18 +83,13 @@ class Containers(DockerComponent):
         counted = detail and state in (State.READY, State.RUNNING) and self.deployment.limits_memory
         memory = self.api.memory(container.id) if counted else 0
         restarts = self.api.restarts(container.id) if state in (State.STARTING, State.RESTARTING) else 0
-        ports = tuple(
-            Port(compose_model.port_name(name, p.target), p.target, p.published, p.address) for p in container.ports
-        )
-        if state is State.RESTARTING and not ports:  # so Docker lists it, also while its next try listens on them
-            ports = inspection.ports(name, self.api.details(container.id))
         return ServiceStatus(
             name,
             state,
             reason,
             container.exit_code,
             container.image,
-            ports,
+            self._ports(name, container),
             memory,
             container.since,
             restarts,

@@ -226,7 +226,7 @@ class DockerEngine(base.Engine):
 
     @contextmanager
     def open(self, service: str, port: str) -> Iterator[Address]:
-        ports = self.containers.status(service).ports
+        ports = self.containers.ports(service)
         if not any(p.name == port for p in ports):
             if self.deployment.is_public and service in INSIDE:
                 # published by the gateway alone, behind its logins: this machine goes to the container itself

@@ -9,7 +9,7 @@ from helpers.engines import scripts
 from helpers.engines.docker import compose_model, script
 from helpers.engines.docker.client import Container
 from helpers.engines.docker.deployment import DockerComponent
-from helpers.services import TITLES, Details, DeviceRequest, Hide, Mount, Plan, Port, ServiceSpec
+from helpers.services import TITLES, Details, DeviceRequest, Hide, Mount, Plan, ServiceSpec
 
 MEBIBYTE = 1 << 20
 
@@ -53,7 +53,7 @@ def read(service: str, known: Mapping[str, Any], image: Mapping[str, Any]) -> Se
         entrypoint=own_entrypoint,
         image=str(config.get("Image", "")),
         environment=dict(pair.split("=", 1) for pair in sorted(own)),
-        ports=ports(service, known),
+        ports=compose_model.published(service, known),
         mounts=tuple(_mounts(host)),
         networks=tuple((known.get("NetworkSettings") or {}).get("Networks") or ()) or ("none",),
         container=str(known.get("Name", "")).lstrip("/"),
@@ -84,20 +84,6 @@ def _size(count: Any) -> str:
         if left and left % 1024 == 0:
             left, unit = left // 1024, larger
     return f"{left}{unit}" if left else ""
-
-
-def ports(service: str, known: Mapping[str, Any]) -> tuple[Port, ...]:
-    """The ports that it publishes while it runs. ``known``: all that the engine tells of it; {} for one that has gone.
-
-    A published port of 0 is one that the engine chooses.
-    """
-    result = []
-    for inside, published in ((known.get("HostConfig") or {}).get("PortBindings") or {}).items():
-        target = int(str(inside).partition("/")[0])
-        for one in published or ():
-            name = compose_model.port_name(service, target) or "http"
-            result.append(Port(name, target, int(one.get("HostPort") or 0), str(one.get("HostIp") or "0.0.0.0")))
-    return tuple(result)
 
 
 def _mounts(host: Mapping[str, Any]) -> Iterable[Mount]:
