@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from trackbed_mlflow import configuration, encryption, errors, leftovers, preparation, serve
+from trackbed_mlflow import configuration, encryption, errors, health, leftovers, preparation, serve
 
 from helpers.clone import SERVER_PACKAGE
+from tests.claims import free_ports
 from tests.conftest import PATIENCE
 from tests.unit.fakes import ENTRY, trackbed_mlflow
 
@@ -284,23 +285,53 @@ def test_health_sends_the_access_token(tmp_path: Path, token: str, sent: bool) -
     assert (b"\r\nAuthorization: Bearer t0ken\r\n" in asked[0]) is sent
 
 
-def test_health_without_a_server() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert trackbed_mlflow("health", TRACKBED_PORT=str(port)).returncode == 1
+def test_health_waits_for_the_port_of_a_server_that_starts() -> None:
+    """One check that waits, instead of one after the other that fails."""
+    port = free_ports(1)[0]
+    with ExitStack() as stack:
+        pauses = iter(range(3))
+
+        def sleep(_: float) -> None:
+            if next(pauses) == 2:
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+
+        with health.connect(("127.0.0.1", port), clock=lambda: 0.0, sleep=sleep) as connection:
+            assert connection.getpeername() == ("127.0.0.1", port)
+            assert connection.gettimeout() == health.SECONDS
+
+
+def test_health_ends_where_no_server_comes() -> None:
+    """In the time that Docker and Kubernetes give a check, so that they have its reason."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    with pytest.raises(ConnectionRefusedError):
+        health.connect(("127.0.0.1", free_ports(1)[0]), clock=lambda: now[0], sleep=sleep)
+    assert now[0] == pytest.approx(health.LISTENS, abs=0.1)
+    assert health.LISTENS < health.SECONDS < 10
+
+
+def test_health_tells_why_there_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "LISTENS", 0)
+    port = free_ports(1)[0]
+    with pytest.raises(errors.Stop, match=f"no answer on port {port}: .*refused"):
+        health.ask({"TRACKBED_PORT": str(port)})
 
 
 @pytest.fixture(scope="module")
 def health_imports() -> set[str]:
-    """The modules that `health` has imported when it ends: it runs every half second while the server starts."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ENTRY), "health"],
-        capture_output=True,
-        text=True,
-        env={"PATH": os.environ["PATH"], "TRACKBED_PORT": "1"},
-        timeout=PATIENCE,
-        check=False,
-    )
+    """The modules that `health` has imported when it ends: it also runs while the server starts."""
+    with server(b"") as port:
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", str(ENTRY), "health"],
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"], "TRACKBED_PORT": str(port)},
+            timeout=PATIENCE,
+            check=False,
+        )
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ from helpers.gpu.accelerator import Accelerator
 from helpers.services import ServiceSpec
 from helpers.settings import Settings
 from helpers.wheel_download import Requirements
+from tests.claims import free_ports
 from tests.unit.fakes import Silent, deployed
 
 AMD = Accelerator(
@@ -233,3 +238,33 @@ def test_a_clone_made_with_umask_077_builds_images_that_others_can_read(tmp_path
     images.open_to_all(tmp_path / "image")
     modes = [path.stat().st_mode & 0o777 for path in (inner, inner / "a.py", inner / "run.sh", outside)]
     assert modes == [0o755, 0o644, 0o755, 0o600]
+
+
+def test_a_health_check_waits_for_the_port_of_a_jupyterlab_that_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One check that waits, instead of one after the other that fails."""
+    port, pauses = free_ports(1)[0], iter(range(4))
+    with ExitStack() as stack:
+
+        def answer(listener: socket.socket) -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.0 200 OK\r\n" if connection.recv(5) == b"GET /" else b"")
+
+        def sleep(_: float) -> None:
+            if next(pauses) == 3:
+                listener = stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+                thread.start()
+                stack.callback(thread.join, 10)
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        with pytest.raises(SystemExit) as ended:
+            exec(notebook_spec.ALIVE.replace("8888", str(port)), {})
+    assert not ended.value.code and next(pauses, None) is None
+
+
+def test_a_health_check_ends_where_no_jupyterlab_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with pytest.raises(SystemExit, match="nothing listens"):
+        exec(notebook_spec.ALIVE.replace("8888", str(free_ports(1)[0])), {})
+    assert sum(slept) == pytest.approx(4)

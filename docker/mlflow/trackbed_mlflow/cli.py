@@ -41,7 +41,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 75 something did not answer in time, 
 78 configuration or schema wrong, 143 stopped.
 """
 
-# What a command needs is imported where it runs: `health` runs every half second while the server starts.
+# What a command needs is imported where it runs: `health` also runs while the server starts.
 from __future__ import annotations
 
 import os

@@ -20,8 +20,8 @@ from helpers.shell_words import ShellText
 AWAIT = """\
 # wait until a command inside a container ends well; stop when the container has ended
 await() {
-  local container=$1; shift
-  for _ in $(seq 120); do
+  local container=$1 end=$((SECONDS + 120)); shift
+  while [ "$SECONDS" -lt "$end" ]; do
     if docker exec "$container" "$@" >/dev/null 2>&1; then return; fi
     if [ "$(docker inspect -f '{{.State.Running}}' "$container")" != true ]; then
       docker logs --tail 20 "$container"; return 1
