@@ -223,7 +223,8 @@ def client_lines(project: Project, name: str | None, who: str = "") -> str:
         )
     known = users.load(settings)
     if name and name not in known:
-        raise SettingError(f"user {shown(name)}: there is no such user.{did_you_mean(nearest(name, known))}")
+        guess = did_you_mean(nearest(name, known))
+        raise SettingError(f"user {shown(name)}: there is no such user.{guess}", "`invoke users.list` names them")
     login = who or shlex.quote(name or next(iter(sorted(known)), "NAME"))
     lines = [
         f"export MLFLOW_TRACKING_URI={urls.public_url(settings, 'mlflow')}",

@@ -31,8 +31,10 @@ def last_tried(given: Flags, done: str) -> Project:
 def choose(value: str, *allowed: str, option: str = "--format=") -> str:
     """``value``, if it is one of those; raises SettingError."""
     if value not in allowed:
+        guess = nearest(value, allowed)
         raise SettingError(
-            f"{option}{value}: must be one of {', '.join(allowed)}.{did_you_mean(nearest(value, allowed))}"
+            f"{option}{value}: must be one of {', '.join(allowed)}.{did_you_mean(guess)}",
+            f"write {'' if option.endswith(' ') else option}{guess or f'{allowed[0]}, for example'}",
         )
     return value
 

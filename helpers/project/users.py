@@ -139,7 +139,8 @@ def remove(settings: Settings, name: str) -> str:
 def _with(settings: Settings, name: str) -> dict[str, Login]:
     logins = load(settings)
     if name not in logins:
-        raise SettingError(f"user {shown(name)}: there is no such user.{did_you_mean(nearest(name, logins))}")
+        guess = did_you_mean(nearest(name, logins))
+        raise SettingError(f"user {shown(name)}: there is no such user.{guess}", "`invoke users.list` names them")
     return logins
 
 

@@ -159,7 +159,7 @@ def gpu(value: str, context: ParseContext) -> GpuChoice:
     if word in CHOICES:
         return CHOICES[word]
     if word in ("intel", "xpu", "max1550"):
-        raise InvalidValue(rule="is not supported, AMD and NVIDIA GPUs are; use none.")
+        raise InvalidValue("none", "is not supported, AMD and NVIDIA GPUs are.")
     others = {"cuda": "nvidia", "rocm": "amd", "all": "auto", "cpu": "none", "off": "none", "a100": "nvidia"}
     raise InvalidValue(others.get(word) or nearest(word, CHOICES))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,11 +80,21 @@ def error(name: str, raw: str, origin: str, rule: str, suggestion: str = "") -> 
     safe = re.sub(r"//.*@", "//***@", raw, flags=re.DOTALL)  # a password in a URL, also one with a /
     hidden = BY_NAME[name].secret or (name == "JUPYTER_ENV" and "=" in raw)
     value = "" if hidden else "=" + shown(safe)
-    hint = ""
-    if origin == LAST_UP:
-        hint = f"forget what it was told: {BY_NAME[name].forgetting}"
     guess = did_you_mean(shown(suggestion, 200))
-    return SettingError(f"{name}{value} ({named(origin)}): {rule}{guess}", hint)
+    return SettingError(f"{name}{value} ({named(origin)}): {rule}{guess}", _instead(name, raw, origin, suggestion))
+
+
+def _instead(name: str, raw: str, origin: str, suggestion: str) -> str:
+    """What to write where the wrong value stands: the nearest right one, or the default."""
+    if origin == LAST_UP:
+        return f"forget what it was told: {BY_NAME[name].forgetting}"
+    default = BY_NAME[name].default
+    if origin == DEFAULT or (not suggestion and raw == default):
+        return ""
+    place = origin if origin.startswith(("-", PREFIX)) else name
+    right = suggestion or default
+    text = f"{place}={right if place == name else shlex.quote(right) if right else ''}"
+    return f"write {text}" if suggestion else f"for the default: {text}"
 
 
 def named(origin: str) -> str:
@@ -107,7 +118,7 @@ def from_flags(flags: Mapping[str, str | None]) -> dict[str, Value]:
         if name not in BY_NAME:
             guess = meant(name)
             right = (BY_NAME[guess].option if BY_NAME[guess].flag else BY_NAME[guess].given("...")) if guess else ""
-            raise SettingError(f"{option}: no such setting.{did_you_mean(right)}")
+            raise SettingError(f"{option}: no such setting.{did_you_mean(right)}", f"write {right}" if right else "")
         option = BY_NAME[name].option
         if BY_NAME[name].secret:
             raise SettingError(
@@ -138,7 +149,8 @@ def from_environ(environ: Mapping[str, str], left: Mapping[str, str], warnings: 
         guess = meant(variable)
         if guess:
             raise SettingError(
-                f"{shown(variable)} (from the environment): no such setting.{did_you_mean(PREFIX + guess)}"
+                f"{shown(variable)} (from the environment): no such setting.{did_you_mean(PREFIX + guess)}",
+                f"`unset {shown(variable)}`, and set {PREFIX}{guess} in its place",
             )
         warnings.append(f"{shown(variable)} (from the environment) is not a setting; ignored.")
     return result
@@ -177,7 +189,7 @@ def from_file(file: EnvFile, warnings: list[str]) -> dict[str, Value]:
         else:
             guess = meant(entry.name)
             if guess:
-                raise SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(guess)}")
+                raise _no_such(entry, origin, guess)
             warnings.append(f"{shown(entry.name)} (from {origin}) is not a setting; ignored.")
     return result
 
@@ -185,10 +197,23 @@ def from_file(file: EnvFile, warnings: list[str]) -> dict[str, Value]:
 def _prefixed(entry: Entry, origin: str) -> SettingError:
     bare = entry.name.removeprefix(PREFIX)
     if RESERVED.fullmatch(entry.name):
-        return SettingError(f"{entry.name} (from {origin}): is read from the environment only.")
+        return SettingError(
+            f"{entry.name} (from {origin}): is read from the environment only.",
+            "delete the line, and write it before a command",
+        )
     if bare in BY_NAME:
-        return SettingError(f"{entry.name} (from {origin}): drop the prefix in this file.{did_you_mean(bare)}")
-    return SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(meant(bare))}")
+        return SettingError(
+            f"{entry.name} (from {origin}): drop the prefix in this file.{did_you_mean(bare)}", _renaming(bare)
+        )
+    return _no_such(entry, origin, meant(bare))
+
+
+def _no_such(entry: Entry, origin: str, guess: str) -> SettingError:
+    return SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(guess)}", _renaming(guess))
+
+
+def _renaming(name: str) -> str:
+    return f"write {name}=... on that line" if name else "delete the line"
 
 
 def from_left(left: Mapping[str, str]) -> dict[str, Value]:

@@ -79,7 +79,8 @@ def test_a_service_that_runs_and_one_that_does_not(one: Project, capsys: pytest.
 def test_a_wrong_name_leads_on(one: Project, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Exit) as ended:
         said(capsys, "mlflw")
-    assert ended.value.code == 2 and "Did you mean mlflow?" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert ended.value.code == 2 and "Did you mean mlflow?" in text and "  -> write mlflow\n" in text
 
 
 @pytest.mark.parametrize("columns", ["50", "80"])

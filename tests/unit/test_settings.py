@@ -499,7 +499,7 @@ BAD_VALUES = [
     ("GPU", "rocm", f"must be {GPU_RULE}. Did you mean amd?"),
     ("GPU", "lquid", f"must be {GPU_RULE}. Did you mean liqid?"),
     ("GPU", "nvidia:0", f"must be {GPU_RULE}. Did you mean nvidia?"),
-    ("GPU", "intel", "is not supported, AMD and NVIDIA GPUs are; use none."),
+    ("GPU", "intel", "is not supported, AMD and NVIDIA GPUs are. Did you mean none?"),
     ("DEVICES", "0;1", "must be all, or indexes of GPUs with commas, as in 0,1."),
     ("DEVICES", "0,0", "must be all, or indexes of GPUs with commas, as in 0,1."),
     ("DEVICES", "-1", "must be all, or indexes of GPUs with commas, as in 0,1."),
@@ -574,6 +574,36 @@ def test_bad_value(place: Place, name: str, value: str, rest: str) -> None:
                 place.load(environ={f"TRACKBED_{name}": value})
         assert caught.value.message == f"{name}{shown} (from {origin}): {rest}"
         assert caught.value.code == BAD_SETTING
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "file", "hint"),
+    [
+        ({"gpu": "nvdia"}, {}, "", "write --gpu=nvidia"),
+        ({"engine": "podman"}, {}, "", "for the default: --engine=auto"),
+        ({"mlflow_port": "80000"}, {}, "", "for the default: --mlflow-port=8000"),
+        ({"public_address": "my_host"}, {}, "", "for the default: --public-address="),
+        ({}, {"TRACKBED_GPU": "nvdia"}, "", "write TRACKBED_GPU=nvidia"),
+        (
+            {},
+            {"TRACKBED_MLFLOW_PRT": "1"},
+            "",
+            "`unset TRACKBED_MLFLOW_PRT`, and set TRACKBED_MLFLOW_PORT in its place",
+        ),
+        ({}, {}, "GPU=nvdia\n", "write GPU=nvidia"),
+        ({}, {}, "ENGINE=podman\n", "for the default: ENGINE=auto"),
+        ({}, {}, "MLFLOW_PRT=1\n", "write MLFLOW_PORT=... on that line"),
+        ({}, {}, "TRACKBED_MLFLOW_PORT=1\n", "write MLFLOW_PORT=... on that line"),
+        ({}, {}, "TRACKBED_WHATEVER=1\n", "delete the line"),
+        ({"s3_port": "8000"}, {}, "", "for the default: --s3-port=9000"),
+    ],
+)
+def test_a_wrong_value_has_a_next_step(
+    place: Place, flags: dict[str, str], environ: dict[str, str], file: str, hint: str
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        place.load(file, flags=flags, environ=environ)
+    assert caught.value.hint == hint
 
 
 def test_a_folder_that_a_file_server_closes_to_root(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,9 +28,10 @@ def build(
     """
     for name in names:
         if name not in images.BUILDABLE:
+            guess = nearest(name, images.BUILDABLE)
             raise SettingError(
-                f"image {name}: must be one of {', '.join(images.BUILDABLE)}."
-                f"{did_you_mean(nearest(name, images.BUILDABLE))}"
+                f"image {name}: must be one of {', '.join(images.BUILDABLE)}.{did_you_mean(guess)}",
+                f"`invoke build {guess}`" if guess else "`invoke build` builds them all",
             )
     engine = DockerEngine(project)
     result = engine.availability()
