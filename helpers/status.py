@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,7 @@ def overview(
         links = tuple(
             f"http://{host}:{p.published}" + ("/lab" if status.name == JUPYTER else "")
             for p in sorted(status.ports, key=lambda p: p.target)
-            if p.published
+            if p.published and status.state is not State.RESTARTING  # it does not answer there for long
         )
         if is_public:
             links = _public_urls(settings, engine, status)
@@ -105,6 +106,15 @@ def first_link(project: Project, engine: Engine, view: Overview) -> str:
     return start_url(engine, view, token) or notebook.url(engine, token)
 
 
+def without_start_page(view: Overview) -> str:
+    """Why the first link is the notebook's, and the next step; "" where it is the start page, or there is none."""
+    server = next((row.status for row in view.rows if row.status.name == MLFLOW), None)
+    if server is None or _mlflow(view):
+        return ""
+    _, step = trouble(row.status for row in view.rows)
+    return f"MLflow, which shows the start page, is {server.state}" + (f"; {step}" if step else "")
+
+
 def _mlflow(view: Overview) -> str:
     return next((row.urls[0] for row in view.rows if row.status.name == MLFLOW and row.urls), "")
 
@@ -139,6 +149,20 @@ def not_running(view: Overview) -> str:
         if row.status.state in (State.MISSING, State.EXITED)
     ]
     return f"runs without {', '.join(ended)}" if ended else ""
+
+
+def trouble(statuses: Iterable[ServiceStatus]) -> tuple[str, str]:
+    """What ended or does badly, and the next step; ("", "") where all is well or on its way, or nothing is there."""
+    listed = list(statuses)
+    wrong = [status for status in listed if not status.up and status.state is not State.STARTING]
+    if all(status.state is State.MISSING for status in listed) or not wrong:
+        return "", ""
+    named = [
+        f"{status.name} is {status.state}" + (f" ({status.reason[:80]})" if status.reason else "") for status in wrong
+    ]
+    step = f"to start {'it' if len(wrong) == 1 else 'them'} again: {invocations.anywhere('up')}"
+    logged = next((status.name for status in wrong if status.failed), "")
+    return "; ".join(named), step + (f"; why: {invocations.anywhere(f'logs {logged}')}" if logged else "")
 
 
 def environment(view: Overview) -> list[tuple[str, object]]:

@@ -22,7 +22,7 @@ from helpers.project import access, backup_schedule, mlflow_jobs, workspace_fold
 from helpers.project.project import OPEN, Project
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Port, ServiceStatus, State
 from helpers.settings import BY_NAME, Settings, relevance
-from helpers.status import elsewhere
+from helpers.status import elsewhere, trouble
 
 GIB = 1 << 30
 DISK_LEAST = GIB // 2
@@ -311,6 +311,7 @@ def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     others = bool(access.other_accounts(access.own_accounts(project), engine.settings.folder))
     questions: tuple[Callable[[], list[Finding]], ...] = (
         lambda: [known, *engine.checks.client()],
+        lambda: _check_services(statuses),
         lambda: [check_disk(engine, facts, fresh=not data), _check_memory(facts)],
         lambda: _check_ports(engine, statuses),
         lambda: [_check_access(project, engine)],
@@ -337,6 +338,18 @@ def _check_ports(engine: Engine, statuses: Iterable[ServiceStatus]) -> list[Find
         return [Finding(Level.ERROR, "ports", error.message, error.hint)]
     planned = (str(port.published) for spec in engine.plan().services for port in spec.ports)
     return wrong or [Finding(Level.OK, "ports", ", ".join(planned))]
+
+
+def _check_services(statuses: Iterable[ServiceStatus]) -> list[Finding]:
+    """Whether all that was started runs; nothing is said of a project that is down."""
+    wrong, step = trouble(statuses)
+    if wrong:
+        return [Finding(Level.ERROR, "services", wrong, step)]
+    known = [status for status in statuses if status.state is not State.MISSING]
+    starting = [status.name for status in known if status.state is State.STARTING]
+    if starting:
+        return [Finding(Level.OK, "services", f"starting: {', '.join(starting)}")]
+    return [Finding(Level.OK, "services", f"all {len(known)} run")] if known else []
 
 
 def _check_server(engine: Engine, statuses: Iterable[ServiceStatus]) -> list[Finding]:

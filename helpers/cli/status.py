@@ -101,6 +101,9 @@ def show(seen: Seen) -> None:
         show_finding(seen.ends)
         return
     show_services(view)
+    _, step = inspection.trouble(row.status for row in view.rows)
+    if step and project.state.existed:
+        console.notice(f"\n{step}")
     if view.rows and project.state.existed:
         for line in seen.remarks:
             console.notice(f"\n{line}")
@@ -225,6 +228,8 @@ def open_page(given: Flags) -> None:
     view = inspection.overview(engine)
     link = inspection.first_link(project, engine, view)
     console.value(link)
+    if lacking := inspection.without_start_page(view):
+        console.notice(f"this is the notebook: {lacking}")
     line = inspection.tunnel(view)
     if line:
         console.notice(f"with this open on {'this machine' if view.node else 'your own computer'}: {line}")

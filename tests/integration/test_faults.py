@@ -601,7 +601,11 @@ def test_service_that_cannot_start_stops_up_at_once(victim: Clone) -> None:
         done = victim.invoke("up", f"--ready-timeout={2 * PATIENCE}", timeout=PATIENCE)  # waits for nothing in vain
         inspection.refused(done, 1, "mlflow", "exit code 78", "newer", "ffffffffffff", "invoke logs mlflow")
         status = victim.invoke("status")
-        assert status.returncode == 1 and "Traceback" not in status.stderr
+        assert status.returncode == 1 and "Traceback" not in status.stderr and "logs mlflow" in status.stderr
+        looked = victim.invoke("doctor")
+        assert looked.returncode == 1 and re.search(r"services +error +mlflow is ", looked.stdout), looked.stdout
+        opened = victim.invoke("open")
+        assert "MLflow, which shows the start page, is" in opened.stderr, opened.stderr
         inspection.refused(victim.invoke("check"), 1)
     finally:
         inspection.psql(victim, f"UPDATE alembic_version SET version_num = '{revision}'")

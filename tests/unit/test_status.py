@@ -9,8 +9,10 @@ from typing import Any, cast
 import pytest
 
 from helpers import notebook, status
+from helpers.checks import doctor
 from helpers.engines.base import MLFLOW, Port, ServiceStatus, State
 from helpers.errors import TrackbedError
+from helpers.findings import Level
 from tests.unit.fakes import project
 
 LINK, TOKEN = "http://127.0.0.1:8888/lab?token=", "mlflows-own-token"
@@ -69,3 +71,56 @@ def test_a_notebook_alone_that_is_not_up_has_no_link(rows: Any, monkeypatch: pyt
 
     monkeypatch.setattr(notebook, "url", down)
     assert "Open" not in rows(rows=())
+
+
+def test_what_ended_is_told_with_the_next_step() -> None:
+    def told(*states: State) -> tuple[str, str]:
+        reasons = {State.EXITED: "exit code 137", State.UNHEALTHY: "x" * 300}
+        names = (MLFLOW, "postgres", "bucket")
+        return status.trouble(
+            ServiceStatus(name, state, reasons.get(state, "")) for name, state in zip(names, states, strict=True)
+        )
+
+    assert told(State.READY, State.RUNNING, State.DONE) == ("", "")
+    assert told(State.STARTING, State.READY, State.DONE) == ("", "")
+    assert told(State.MISSING, State.MISSING, State.MISSING) == ("", ""), "after down"
+    wrong, step = told(State.EXITED, State.READY, State.DONE)
+    assert wrong == "mlflow is exited (exit code 137)"
+    assert "to start it again: " in step and "invoke up; why: " in step and step.endswith("invoke logs mlflow")
+    wrong, step = told(State.MISSING, State.UNHEALTHY, State.DONE)
+    assert wrong == f"mlflow is missing; postgres is unhealthy ({'x' * 80})"
+    assert "to start them again: " in step and step.endswith("invoke logs postgres")
+    assert told(State.MISSING, State.READY, State.DONE)[1].endswith("invoke up"), "nothing is left that wrote a log"
+
+
+def test_the_first_link_is_the_notebooks_only_with_a_reason(rows: Any, tmp_path: Path) -> None:
+    def lacking(*statuses: ServiceStatus) -> str:
+        listed = tuple(
+            status.Row(one, one.name, ("http://127.0.0.1:8000",) if one.ports and one.up else ()) for one in statuses
+        )
+        view = status.Overview("docker", project(tmp_path).settings, listed, source=cast(Any, None))
+        return status.without_start_page(view)
+
+    up = ServiceStatus("jupyter", State.READY, ports=(Port("http", 8888, 8888),))
+    server = ServiceStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
+    assert not lacking(up) and not lacking(server, up)
+    said = lacking(replace(server, state=State.EXITED, ports=()), up)
+    assert said.startswith("MLflow, which shows the start page, is exited; to start it again: ")
+
+
+@pytest.mark.parametrize(
+    ("states", "level", "detail"),
+    [
+        ((State.READY, State.DONE), Level.OK, "all 2 run"),
+        ((State.STARTING, State.READY), Level.OK, "starting: mlflow"),
+        ((State.EXITED, State.DONE), Level.ERROR, "mlflow is exited"),
+    ],
+)
+def test_doctor_tells_of_a_service_that_ended(states: tuple[State, State], level: Level, detail: str) -> None:
+    one = doctor._check_services([ServiceStatus(MLFLOW, states[0]), ServiceStatus("bucket", states[1])])
+    assert [(found.check, found.level, found.detail) for found in one] == [("services", level, detail)]
+    assert bool(one[0].fix) == (level is Level.ERROR)
+
+
+def test_doctor_says_nothing_of_the_services_of_a_project_that_is_down() -> None:
+    assert doctor._check_services([ServiceStatus(MLFLOW, State.MISSING), ServiceStatus("bucket", State.MISSING)]) == []
