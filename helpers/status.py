@@ -152,17 +152,19 @@ def not_running(view: Overview) -> str:
 
 
 def trouble(statuses: Iterable[ServiceStatus]) -> tuple[str, str]:
-    """What ended or does badly, and the next step; ("", "") where all is well or on its way, or nothing is there."""
+    """What does not run, or not yet, and the next step; ("", "") where all is well, or nothing is there."""
     listed = list(statuses)
-    wrong = [status for status in listed if not status.up and status.state is not State.STARTING]
+    wrong = [status for status in listed if not status.up]
     if all(status.state is State.MISSING for status in listed) or not wrong:
         return "", ""
-    named = [
+    detail = "; ".join(
         f"{status.name} is {status.state}" + (f" ({status.reason[:80]})" if status.reason else "") for status in wrong
-    ]
-    step = f"to start {'it' if len(wrong) == 1 else 'them'} again: {invocations.anywhere('up')}"
-    logged = next((status.name for status in wrong if status.failed), "")
-    return "; ".join(named), step + (f"; why: {invocations.anywhere(f'logs {logged}')}" if logged else "")
+    )
+    waits = all(status.state is State.STARTING for status in wrong)
+    them = "it" if len(wrong) == 1 else "them"
+    step = f"to {f'wait for {them}' if waits else f'start {them} again'}: {invocations.anywhere('up')}"
+    logged = next((status.name for status in wrong if status.state is not State.MISSING), "")
+    return detail, step + (f"; to see why: {invocations.anywhere(f'logs {logged}')}" if logged else "")
 
 
 def environment(view: Overview) -> list[tuple[str, object]]:

@@ -342,14 +342,12 @@ def _check_ports(engine: Engine, statuses: Iterable[ServiceStatus]) -> list[Find
 
 def _check_services(statuses: Iterable[ServiceStatus]) -> list[Finding]:
     """Whether all that was started runs; nothing is said of a project that is down."""
-    wrong, step = trouble(statuses)
-    if wrong:
-        return [Finding(Level.ERROR, "services", wrong, step)]
-    known = [status for status in statuses if status.state is not State.MISSING]
-    starting = [status.name for status in known if status.state is State.STARTING]
-    if starting:
-        return [Finding(Level.OK, "services", f"starting: {', '.join(starting)}")]
-    return [Finding(Level.OK, "services", f"all {len(known)} run")] if known else []
+    listed = [status for status in statuses if status.state is not State.MISSING]
+    detail, step = trouble(statuses)
+    if detail:
+        starting = all(status.up or status.state is State.STARTING for status in statuses)
+        return [Finding(Level.WARNING if starting else Level.ERROR, "services", detail, step)]
+    return [Finding(Level.OK, "services", f"all {len(listed)} run")] if listed else []
 
 
 def _check_server(engine: Engine, statuses: Iterable[ServiceStatus]) -> list[Finding]:

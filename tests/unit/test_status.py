@@ -82,14 +82,20 @@ def test_what_ended_is_told_with_the_next_step() -> None:
         )
 
     assert told(State.READY, State.RUNNING, State.DONE) == ("", "")
-    assert told(State.STARTING, State.READY, State.DONE) == ("", "")
+    wrong, step = told(State.STARTING, State.READY, State.DONE)
+    assert wrong == "mlflow is starting" and "to wait for it: " in step and step.endswith("invoke logs mlflow")
     assert told(State.MISSING, State.MISSING, State.MISSING) == ("", ""), "after down"
     wrong, step = told(State.EXITED, State.READY, State.DONE)
     assert wrong == "mlflow is exited (exit code 137)"
-    assert "to start it again: " in step and "invoke up; why: " in step and step.endswith("invoke logs mlflow")
+    assert (
+        step.startswith("to start it again: ")
+        and "invoke up; to see why: " in step
+        and step.endswith("invoke logs mlflow")
+    )
     wrong, step = told(State.MISSING, State.UNHEALTHY, State.DONE)
     assert wrong == f"mlflow is missing; postgres is unhealthy ({'x' * 80})"
     assert "to start them again: " in step and step.endswith("invoke logs postgres")
+    assert "again: " in told(State.STARTING, State.EXITED, State.DONE)[1]
     assert told(State.MISSING, State.READY, State.DONE)[1].endswith("invoke up"), "nothing is left that wrote a log"
 
 
@@ -112,14 +118,14 @@ def test_the_first_link_is_the_notebooks_only_with_a_reason(rows: Any, tmp_path:
     ("states", "level", "detail"),
     [
         ((State.READY, State.DONE), Level.OK, "all 2 run"),
-        ((State.STARTING, State.READY), Level.OK, "starting: mlflow"),
+        ((State.STARTING, State.READY), Level.WARNING, "mlflow is starting"),
         ((State.EXITED, State.DONE), Level.ERROR, "mlflow is exited"),
     ],
 )
 def test_doctor_tells_of_a_service_that_ended(states: tuple[State, State], level: Level, detail: str) -> None:
     one = doctor._check_services([ServiceStatus(MLFLOW, states[0]), ServiceStatus("bucket", states[1])])
     assert [(found.check, found.level, found.detail) for found in one] == [("services", level, detail)]
-    assert bool(one[0].fix) == (level is Level.ERROR)
+    assert bool(one[0].fix) == (level is not Level.OK)
 
 
 def test_doctor_says_nothing_of_the_services_of_a_project_that_is_down() -> None:
