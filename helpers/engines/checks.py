@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import site_network
@@ -23,6 +25,24 @@ def site_in_containers(site: site_network.SiteNetwork) -> Finding:
             "let the proxy listen on an address that containers reach, and name that one",
         )
     return Finding(Level.OK, "proxy", str(site))
+
+
+def closed_workspace(workspace: Path, others: bool) -> list[Finding]:
+    """Whether a workspace of this machine is closed to other accounts; ``others``: there are some of other people."""
+    try:
+        mode = workspace.stat().st_mode & 0o777
+    except OSError:
+        return []
+    if not mode & 0o007:
+        return []
+    return [
+        Finding(
+            Level.WARNING if others else Level.OK,
+            "workspace",
+            f"every account of this machine can look into {workspace} (mode {mode:04o})",
+            f"if that is not meant: chmod o= {shlex.quote(str(workspace))}",
+        )
+    ]
 
 
 class Checks:

@@ -69,7 +69,7 @@ class LocalHost:
 
     def make_workspace(self, workspace: Path) -> None:
         """Make the notebook's folder where it is missing. Raises TrackbedError for one it could not write."""
-        workspace_folder.make(workspace, workspace_folder.owner(workspace))
+        workspace_folder.make(workspace, workspace_folder.owner(workspace), private=True)
 
     def reach(self, port: Port) -> Address:
         """Where this process reaches a published port."""

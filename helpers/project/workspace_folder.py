@@ -103,8 +103,8 @@ def make(workspace: Path, uid: int = UID, gid: int = GID, callers: bool = True, 
         try:
             details = os.fstat(handle)
             if created and private:
-                safe_files.chmod(handle, 0o750)
                 gid = int(os.environ.get("SUDO_GID", gid))
+                safe_files.chmod(handle, 0o700 if gid == GID else 0o750)  # every person of a machine may be in `users`
             if created and callers and caller:
                 safe_files.chown(handle, caller, int(os.environ.get("SUDO_GID", gid)))
             elif created:

@@ -164,6 +164,10 @@ def test_a_workspace_is_made_and_given(place: Path, monkeypatch: pytest.MonkeyPa
     workspace_folder.make(place / "callers", NEW, NEW)
     workspace_folder.make(place / "accounts", NEW, NEW, callers=False)
     assert (owner(place / "callers"), owner(place / "accounts")) == (OTHER, NEW)
+    monkeypatch.delenv("SUDO_GID", raising=False)
+    workspace_folder.make(place / "jovyans", NEW, callers=False, private=True)
+    info = (place / "jovyans").stat()
+    assert (info.st_gid, info.st_mode & 0o777) == (workspace_folder.GID, 0o700), "Debian has all people in that group"
     monkeypatch.setenv("SUDO_GID", "0")
     for name, gid in (("private", 0), ("accounts", NEW)):
         workspace_folder.make(place / name, NEW, NEW, callers=False, private=True)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from helpers.engines.base import Engine
-from helpers.engines.checks import Checks, site_in_containers
+from helpers.engines.checks import Checks, closed_workspace, site_in_containers
 from helpers.engines.docker import availability, client_config, images, iptables
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.errors import TrackbedError
@@ -45,6 +45,9 @@ class DockerChecks(Checks):
             release = ""
         fix = result.fix if result.present or availability.installed() else install_lines(release)
         return [Finding(level, "docker", result.reason, f"{fix}; without it: {instead}" if instead else fix)]
+
+    def workspace(self, others: bool) -> list[Finding]:
+        return [] if self.engine.host.remote else closed_workspace(self.deployment.workspace, others)
 
     def client(self) -> list[Finding]:
         """What it lacks for building and pulling images."""

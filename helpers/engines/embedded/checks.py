@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 
-from helpers.engines.checks import Checks
+from helpers.engines.checks import Checks, closed_workspace
 from helpers.engines.embedded import accounts
 from helpers.findings import Finding, Level
 from helpers.machine import existing
@@ -50,18 +49,4 @@ class EmbeddedChecks(Checks):
         ]
 
     def workspace(self, others: bool) -> list[Finding]:
-        workspace = self.engine.deployment.workspace
-        try:
-            mode = workspace.stat().st_mode & 0o777
-        except OSError:
-            return []
-        if not mode & 0o007:
-            return []
-        return [
-            Finding(
-                Level.WARNING if others else Level.OK,
-                "workspace",
-                f"every account of this machine can look into {workspace} (mode {mode:04o})",
-                f"if that is not meant: chmod o= {shlex.quote(str(workspace))}",
-            )
-        ]
+        return closed_workspace(self.engine.deployment.workspace, others)
