@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from helpers import addresses
 from helpers.engines.host import Host
 from helpers.services import Port, ServiceStatus
-from helpers.settings import DEFAULT, Settings
+from helpers.settings import BY_NAME, DEFAULT, Settings
 
 SETTINGS = {
     "mlflow:http": "MLFLOW_PORT",
@@ -55,4 +55,5 @@ def free_instead(
         replaced.append(f"{free} for {name} ({port.published} is taken by {host.holder(port.published)})")
     if not chosen:
         return {}, ""
-    return chosen, f"ports: {', '.join(replaced)}; kept from now on"
+    defaults = " ".join(f"{BY_NAME[name].option}={BY_NAME[name].default}" for name in chosen)
+    return chosen, f"ports: {', '.join(replaced)}; kept from now on, until `invoke up` with {defaults}"

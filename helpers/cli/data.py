@@ -18,7 +18,7 @@ from helpers.backups.retention import Policy
 from helpers.backups.schedule import Ran
 from helpers.backups.verify import verify as verify_backups
 from helpers.cli import options
-from helpers.cli.status import show_finding, show_services
+from helpers.cli.status import show_finding, show_ready, show_services
 from helpers.engines import select
 from helpers.errors import FAILED, TrackbedError
 from helpers.findings import Level
@@ -222,9 +222,11 @@ def restore(
     # as `up` does: on the next machine of a lab this may be all that is typed
     for line in () if into else (*schedule.follow(target), *last.follow(target)):
         console.notice(line)
+    view = status.read(target)
     if into:
-        show_services(status.read(target))
+        show_services(view, tunnel=False)
         console.notice(f"\nit is project {into}: --project={into} names it, as in `invoke down --project={into}`")
+    show_ready(target, view)
 
 
 def move(given: Flags, to: str) -> None:

@@ -66,6 +66,8 @@ FLAG_HABITS: Mapping[str, str] = {
 }
 # other names of our flags
 FLAG_NAMES: Mapping[str, str] = {"--gpus": "--gpu", "--part": "--service"}
+# flags of some tasks that others of the same noun take as a word
+WORDS: Mapping[str, str] = {"--to": "PLACE"}
 
 
 def _close(word: str, words: Iterable[str]) -> str:
@@ -166,6 +168,8 @@ def unknown_flag(
     folded = "--" + bare.lower().lstrip("-").replace("_", "-")
     if task and (ours := FLAG_NAMES.get(folded)):
         return SettingError(head, _called(ours, task, tasks))
+    if task and (word := WORDS.get(folded, "")) and any(flag.word and value_name(flag) == word for flag in task.flags):
+        return SettingError(head, f"it is a word here: `invoke {task.name} {word}`")
     name = folded[2:].replace("-", "_").upper()
     if folded in own:
         return SettingError(f"{head} Did you mean {folded}?", _helps(task))
@@ -219,6 +223,11 @@ def stray_word(word: str, task: TaskHelp, typed: Sequence[str], tasks: Mapping[s
             if not flag.takes_value:
                 return SettingError(f"{option} takes no value.", f"`invoke {task.name} {option}`")
             return SettingError(f"{option} is given twice.", "leave one of them out")
+    name, equals, value = word.partition("=")
+    if equals and (flag := task.flag(f"--{name.lower().replace('_', '-')}")) and flag.takes_value:
+        return _meant(
+            f"{task.name}: {shown(word)} is a flag without its dashes.", word, f"{flag.option}={value}", typed
+        )
     if flag := task.flag(f"--{word.lower()}"):
         return SettingError(
             f"{task.name}: {shown(word)} is a flag.",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers import console, gateway, invocations, kernels, lifecycle, status, topics
 from helpers.cli import options
-from helpers.cli.status import show_finding, show_services
+from helpers.cli.status import show_finding, show_ready, show_services
 from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import FAILED, EngineUnavailable, SettingError, TrackbedError
@@ -99,8 +99,7 @@ def _up(project: Project, start: Start) -> status.Overview | None:
     if view.is_public:
         for line in gateway.notes(view.settings, len(users.load(view.settings))):
             console.notice(line)
-    console.notice()
-    console.box(f"{view.settings.project} is ready", status.rows(project, view))
+    show_ready(project, view)
     return view
 
 

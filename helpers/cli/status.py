@@ -30,6 +30,12 @@ from helpers.sizes import mib
 from helpers.status import Overview
 
 
+def show_ready(project: Project, view: Overview) -> None:
+    """The box that a start ends with: the link to open, the user's files, what to type next."""
+    console.notice()
+    console.box(f"{view.settings.project} is ready", inspection.rows(project, view))
+
+
 def show_services(view: Overview, tunnel: bool = True) -> None:
     """The table of services, and (``tunnel``) the ssh line for someone who sits at another computer."""
     rows: list[tuple[str, ...]] = []

@@ -35,6 +35,7 @@ def remarks(chosen: Accelerator, empty_data: str) -> tuple[str, ...]:
         lines += [f"warning: the notebook gets no GPU: {chosen.warning}", f"  {topics.reference(topics.GPU)}"]
     if empty_data:
         lines.append(f"warning: the data set {empty_data} is empty")
+        lines.append("  -> `invoke data.add food11 --from=SOURCE` fills it")
     return tuple(lines)
 
 

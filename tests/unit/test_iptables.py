@@ -6,11 +6,15 @@ import os
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from helpers.engines.docker import iptables
+from helpers.engines.docker.checks import DockerChecks
 from helpers.engines.docker.iptables import Bridge, Rule
+from helpers.findings import Level
 
 BRIDGES = (Bridge("br-1", ("172.18.0.0/16",)), Bridge("br-2", ("172.19.0.0/16", "10.9.0.0/24")))
 
@@ -128,3 +132,20 @@ def test_lines_can_be_typed_where_there_is_no_sudo(monkeypatch: pytest.MonkeyPat
     for line, rule in zip(iptables.lines(wanted()), wanted(), strict=True):
         su, flag, command = shlex.split(line)
         assert (su, flag) == ("su", "-c") and shlex.split(command)[-len(rule) :] == list(rule)
+
+
+def test_what_doctor_says_of_the_rules(table: Table) -> None:
+    """Before the first start nothing is reachable, and that start sets them."""
+    state = SimpleNamespace(engine="")
+    deployment = SimpleNamespace(project=SimpleNamespace(state=state), settings=SimpleNamespace(project="lab"))
+    guard = SimpleNamespace(reachable_from_network="26.1", rules=wanted, deployment=deployment)
+    checks = DockerChecks(cast(Any, None), cast(Any, guard))
+    (found,) = checks.exposure()
+    assert found.level is Level.OK and found.detail.endswith("; `invoke up` sets drop rules against it")
+    state.engine = "docker"
+    iptables.put("lab", wanted()[1:])
+    (found,) = checks.exposure()
+    assert found.level is Level.WARNING and found.detail.endswith("; 1 drop rule is not set"), found
+    iptables.put("lab", wanted())
+    (found,) = checks.exposure()
+    assert found.level is Level.OK and found.detail.endswith(f"; {len(wanted())} drop rules are set against it")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -555,12 +556,15 @@ def test_a_restored_project_is_backed_up_as_one_that_was_started(
     created = project(tmp_path)
     facts = {"tables": {}, "objects": 0, "object_bytes": 0, "schema": "", "made": "today"}
     monkeypatch.setattr(data, "restore_backup", lambda *_: (created, Restored(facts, None)))
-    monkeypatch.setattr(data, "show_services", lambda _: None)
-    monkeypatch.setattr(status, "read", lambda _: None)
+    monkeypatch.setattr(data, "show_services", lambda *_, **__: None)
+    view = SimpleNamespace(settings=created.settings)
+    monkeypatch.setattr(status, "read", lambda _: view)
+    monkeypatch.setattr(status, "rows", lambda one, seen: [("Open", "LINK")] if (one, seen) == (created, view) else [])
     monkeypatch.setattr(options, "load", lambda given: created)
     monkeypatch.setattr(schedule, "follow", lambda target: ("the schedule is made",))
     monkeypatch.setattr(last, "follow", lambda target: ("the last backup is set up",))
     (tmp_path / "lab.tar").touch()
     data.restore({}, str(tmp_path / "lab.tar"), into, False, False, True, False)
     said = capsys.readouterr().err
+    assert " is ready " in said and "Open  LINK" in said, "as `up` ends: MLflow's address alone asks for a token"
     assert ("the schedule is made" in said, "the last backup is set up" in said) == (not into, not into)

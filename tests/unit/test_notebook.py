@@ -7,13 +7,16 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from helpers import references
-from helpers.engines import notebook_image, notebook_spec
+from helpers.engines import notebook_image, notebook_spec, shared
 from helpers.engines.base import DeviceRequest, Mount
 from helpers.engines.docker import images
+from helpers.engines.docker.notebook_container import NotebookContainer
 from helpers.engines.embedded.venvs import Extra, Venv
 from helpers.engines.notebook_image import NotebookImage
 from helpers.errors import SettingError
@@ -268,3 +271,18 @@ def test_a_health_check_ends_where_no_jupyterlab_comes(monkeypatch: pytest.Monke
     with pytest.raises(SystemExit, match="nothing listens"):
         exec(notebook_spec.ALIVE.replace("8888", str(free_ports(1)[0])), {})
     assert sum(slept) == pytest.approx(4)
+
+
+@pytest.mark.parametrize(("named", "said"), [("", ""), ("food11", "food11"), ("mine", "mine")])
+def test_an_empty_volume_of_the_default_name_is_no_news(tmp_path: Path, named: str, said: str) -> None:
+    """Only who asked for data sets is told that there are none: another project may have made that volume."""
+    reported = settings(tmp_path, **({"DATA_VOLUME": named} if named else {}))
+    api = SimpleNamespace(volume_is_empty=lambda volume, image: True)
+    deployment = SimpleNamespace(settings=reported, api=api, host=None)
+    container = NotebookContainer(cast(Any, deployment), cast(Any, None))
+    mount = Mount("volume", named or "food11", notebook_spec.DATA, read_only=True)
+    container.__dict__ |= {"spec": SimpleNamespace(mounts=(mount,)), "image": SimpleNamespace(name="x")}
+    assert container.empty_data() == said
+    step = ("  -> `invoke data.add food11 --from=SOURCE` fills it",) if said else ()
+    remarks = shared.remarks(Accelerator(), said)
+    assert remarks[1:] == step and len(remarks) == 2 * bool(said)

@@ -15,7 +15,7 @@ from helpers.engines.host import LocalHost
 from helpers.findings import Level
 from helpers.project.project import Project
 from helpers.project.state import State as Remembered
-from helpers.settings import Settings
+from helpers.settings import BY_NAME, Settings
 from tests.unit.fakes import deployed
 
 
@@ -52,6 +52,8 @@ def test_the_next_free_ones_of_a_second_user(tmp_path: Path) -> None:
     assert (again.mlflow_port, again.jupyter_port) == (mlflow + 2, jupyter + 1)
     assert "\n" not in line
     assert f"{mlflow + 2} for MLFLOW_PORT ({mlflow} is taken by python (process 7))" in line
+    assert line.endswith("; kept from now on, until `invoke up` with --mlflow-port=8000 --jupyter-port=8888")
+    assert all(BY_NAME[name].of_up for name in ports.SETTINGS.values())
     assert ports.free_instead(reported, planned(reported), (), Busy()) == ({}, "")
 
 

@@ -13,7 +13,12 @@ from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.gpu import advice
+from helpers.plurals import counted
 from helpers.shell_words import account, as_root
+
+
+def _rules(number: int) -> str:
+    return f"{counted(number, 'drop rule')} {'is' if number == 1 else 'are'}"
 
 
 class DockerChecks(Checks):
@@ -125,16 +130,18 @@ class DockerChecks(Checks):
                     f"upgrade to Docker 28 or newer, or type: {typed}",
                 )
             ]
+        if not self.deployment.project.state.engine:
+            return [Finding(Level.OK, "exposure", f"{text}; `invoke up` sets drop rules against it")]
         if missing := set(rules) - set(iptables.existing(self.deployment.settings.project)):
             return [
                 Finding(
                     Level.WARNING,
                     "exposure",
-                    f"{text}; {len(missing)} drop rules are not set",
-                    f"`invoke up` sets them while the project is up; by hand: {typed}",
+                    f"{text}; {_rules(len(missing))} not set",
+                    f"`invoke up` sets what is missing; by hand: {typed}",
                 )
             ]
-        return [Finding(Level.OK, "exposure", f"{text}; {len(rules)} drop rules are set against it")]
+        return [Finding(Level.OK, "exposure", f"{text}; {_rules(len(rules))} set against it")]
 
     def limits(self) -> list[Finding]:
         """That memory is neither limited nor counted, which a rootless engine says of itself."""

@@ -59,21 +59,25 @@ class NotebookContainer(DockerComponent):
     def _data_mount(self) -> Mount | None:
         """The data set, read-only; None where the default's volume is not there. Raises for a named one that is not."""
         name = self.settings.data_volume
-        named = self.settings.origin("DATA_VOLUME") != DEFAULT
         if folder := shared.data_folder(name, self.host):
             return Mount("bind", folder, notebook_spec.DATA, read_only=True)
         if name and self.api.volumes([name]):
             return Mount("volume", name, notebook_spec.DATA, read_only=True, options="nocopy")
-        if named and name:
+        if self._data_named and name:
             raise TrackbedError(
                 f"DATA_VOLUME={name}: there is no volume of that name",
                 f"`invoke data.add food11 --from=SOURCE --data-volume={name}` makes and fills it, or unset DATA_VOLUME",
             )
         return None
 
+    @property
+    def _data_named(self) -> bool:
+        """Whether somebody asked for data sets: the default's volume may be there for another project."""
+        return self.settings.origin("DATA_VOLUME") != DEFAULT
+
     def empty_data(self) -> str:
-        """The data set, where there is nothing in it; else ""."""
-        for mount in self.spec.mounts:
+        """The data set that was asked for, where there is nothing in it; else ""."""
+        for mount in self.spec.mounts if self._data_named else ():
             if mount.target == notebook_spec.DATA and self._is_empty(mount):
                 return mount.source
         return ""
