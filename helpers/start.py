@@ -264,7 +264,7 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
     for line in engine.network_guard() or guarded:
         notice(line)
     progress.step("waiting until everything is usable")
-    readiness.wait(engine, _names(engine), settings.ready_timeout, progress, changed=bool(report.changed))
+    statuses = readiness.wait(engine, _names(engine), settings.ready_timeout, progress, changed=bool(report.changed))
     if line := gateway.renewed(settings, trusted):
         notice(line)
     if MLFLOW in report.changed:
@@ -274,12 +274,12 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
     proofs = watch.prove(project.credentials())
     if report.changed and engine.accelerator.kind != node_types.NONE:
         verify.verify(engine, progress)
-    seen = status.overview(engine, report.changed)
+    seen = status.overview(engine, report.changed, statuses=statuses)
     project.state.applied = {
         "hash": engine.fingerprint(),
         "identities": {row.status.name: row.status.identity for row in seen.rows},
         "workspace": str(engine.deployment.workspace),
-        "fast_path": fast_path.note(engine, (row.status for row in seen.rows)),
+        "fast_path": fast_path.note(engine, statuses),
         start_page.APPLIED: page,
     }
     start_page.publish(project, engine)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers import bundle_file, bundles, clone, commands, database_settings
+from helpers import bundle_file, bundles, clone, commands, database_settings, side_by_side
 from helpers.bundle_file import Bundle
 from helpers.engines.embedded import postgres_wheels, venvs
 from helpers.engines.embedded.deployment import EmbeddedComponent
@@ -102,11 +102,15 @@ class Environments(EmbeddedComponent):
     def make(self, progress: ProgressReporter) -> tuple[str, ...]:
         """Make those that are missing or from another lock; gives their names."""
         minor = self.bundle.minor() if self.bundle else ""
-        interpreter = venvs.interpreter(self.deployment.identity(MLFLOW), minor)
-        for venv in self.required():
+        required = self.required()
+        for venv in required:
             if venv.close_lock():
                 progress.step(f"the lock file of {venv.name} was open to every account of this machine: closed")
-        missing = [(venv, problem) for venv in self.required() if (problem := venv.problem())]
+        identity = self.deployment.identity(MLFLOW)
+        interpreter, *problems = side_by_side.each(
+            [lambda: venvs.interpreter(identity, minor), *(venv.problem for venv in required)]
+        )
+        missing = [(venv, problem) for venv, problem in zip(required, problems, strict=True) if problem]
         with self._wheels(bool(missing), progress) as wheels:
             for number, (venv, problem) in enumerate(missing, 1):
                 progress.step(f"{number} of {len(missing)}: installing {venv.name} ({problem})")

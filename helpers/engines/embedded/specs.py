@@ -149,7 +149,7 @@ class Specs(EmbeddedComponent):
             stop_grace=10,
             command=(
                 str(packages / "bin" / "python"),
-                *("-m", "jupyterlab", "--no-browser"),
+                *("-m", "trackbed_notebook.jupyterlab", "--no-browser"),
                 f"--ServerApp.ip={settings.bind_address}",
                 f"--ServerApp.port={settings.jupyter_port}",
                 "--ServerApp.port_retries=0",

@@ -22,6 +22,8 @@ from helpers.uv_settings import uv_settings
 from helpers.wheel_download import SEEDS, uv_program
 
 MINIMUM = (3, 11)
+CHECK = Path(__file__).with_name("venv_check.py")
+CHECK_SECONDS = 600  # for all files of a venv on a slow disk
 CACHE_LEAST = 2 << 30  # bytes: what all packages need there
 CLEAN_SECONDS = 120  # for uv to empty its cache, which waits for those who use it
 DAMAGE = {errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.EISDIR}  # others: a missing right, a full disk, a limit
@@ -113,31 +115,18 @@ class Venv:
             return "another account could change it"  # nothing in it is run before it is made again
         if not self._marker.exists() or not self._marker.stat().st_size:
             return "it was half-made"
-        done = commands.attempt([str(self.python), "-I", "-c", ""], 60)
+        argv = [
+            str(self.python),
+            "-I",
+            str(CHECK),
+            str(self.site),
+            str(self._marker),
+            *(["upgraded"] if self.upgraded else []),
+        ]
+        done = commands.attempt(argv, CHECK_SECONDS)
         if done.code:
             return "its Python is gone" if done.code == commands.NOT_BEGUN else "its Python does not start"
-        missing = self._missing_file()
-        return f"{missing} is missing" if missing else ""
-
-    def _missing_file(self) -> str:
-        site, root = self.site, str(self.site)  # a Path for each of 25,000 files would take 0.2 s
-        for name in self._marker.read_text().split():
-            try:
-                with (site / name / "RECORD").open(newline="") as stream:
-                    rows = [row for row in csv.reader(stream) if row]
-                if not rows:
-                    return name  # emptied by a power cut
-            except (ValueError, csv.Error):
-                return name  # no text any more
-            except OSError:
-                # a notebook's user may have upgraded a package: another version's folder is as good
-                if self.upgraded and list(site.glob(name.split("-")[0] + "-*.dist-info")):
-                    continue
-                return name
-            for path, *more in rows:
-                if path.endswith((".py", ".so", "/postgres")) and not _whole(os.path.join(root, path), more):
-                    return path
-        return ""
+        return f"{done.stdout} is missing" if done.stdout else ""
 
     def commands(self, uv: str, interpreter: str = "", wheels: Path | None = None) -> list[list[str]]:
         """What makes it: the venv, its lock, and what comes after the lock. ``interpreter``: "" for uv's choice.
@@ -386,14 +375,6 @@ def _linkable_cache(uv: str, environment: Mapping[str, str], root: Path) -> bool
 
 def _device(folder: Path) -> int:
     return folder.stat().st_dev
-
-
-def _whole(path: str, more: list[str]) -> bool:
-    """Is it there, and not emptied by a power cut? ``more``: hash and size of a RECORD."""
-    try:
-        return bool(os.stat(path).st_size) or more[-1:] in ([], [""], ["0"])
-    except (OSError, ValueError):
-        return False
 
 
 def interpreter(identity: Mapping[str, Any], minor: str = "") -> str:
