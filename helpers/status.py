@@ -96,7 +96,7 @@ def start_url(engine: Engine, view: Overview, token: str) -> str:
 
     Behind the gateway people have logins, and the link has no token.
     """
-    url = _mlflow(view)
+    url = _mlflow(view) if _serves(view) else ""
     return f"{url}{urls.START_PAGE}" + ("" if view.is_public else f"?token={token}") if url else ""
 
 
@@ -109,10 +109,15 @@ def first_link(project: Project, engine: Engine, view: Overview) -> str:
 def without_start_page(view: Overview) -> str:
     """Why the first link is the notebook's, and the next step; "" where it is the start page, or there is none."""
     server = next((row.status for row in view.rows if row.status.name == MLFLOW), None)
-    if server is None or _mlflow(view):
+    if server is None or (_serves(view) and _mlflow(view)):
         return ""
     _, step = trouble(row.status for row in view.rows)
     return f"MLflow, which shows the start page, is {server.state}" + (f"; {step}" if step else "")
+
+
+def _serves(view: Overview) -> bool:
+    """Whether MLflow answers; one that starts again and again has an address, too."""
+    return any(row.status.name == MLFLOW and row.status.up for row in view.rows)
 
 
 def _mlflow(view: Overview) -> str:
@@ -162,7 +167,8 @@ def trouble(statuses: Iterable[ServiceStatus]) -> tuple[str, str]:
     )
     waits = all(status.state is State.STARTING for status in wrong)
     them = "it" if len(wrong) == 1 else "them"
-    step = f"to {f'wait for {them}' if waits else f'start {them} again'}: {invocations.anywhere('up')}"
+    what = f"start {them}, or wait for {them}" if waits else f"start {them} again"
+    step = f"to {what}: {invocations.anywhere('up')}"
     logged = next((status.name for status in wrong if status.state is not State.MISSING), "")
     return detail, step + (f"; to see why: {invocations.anywhere(f'logs {logged}')}" if logged else "")
 

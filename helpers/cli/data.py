@@ -222,7 +222,11 @@ def restore(
     # as `up` does: on the next machine of a lab this may be all that is typed
     for line in () if into else (*schedule.follow(target), *last.follow(target)):
         console.notice(line)
-    view = status.read(target)
+    try:
+        view = status.read(target)
+    except TrackbedError as error:  # the restore has ended well
+        console.notice(f"warning: {error.message}; {error.hint}" if error.hint else f"warning: {error.message}")
+        return
     if into:
         show_services(view, tunnel=False)
         console.notice(f"\nit is project {into}: --project={into} names it, as in `invoke down --project={into}`")

@@ -32,8 +32,9 @@ from helpers.status import Overview
 
 def show_ready(project: Project, view: Overview) -> None:
     """The box that a start ends with: the link to open, the user's files, what to type next."""
+    state = "ready" if all(row.status.up for row in view.rows) else "incomplete"
     console.notice()
-    console.box(f"{view.settings.project} is ready", inspection.rows(project, view))
+    console.box(f"{view.settings.project} is {state}", inspection.rows(project, view))
 
 
 def show_services(view: Overview, tunnel: bool = True) -> None:

@@ -31,9 +31,10 @@ def closed_workspace(workspace: Path, others: bool) -> list[Finding]:
     """Whether a workspace of this machine is closed to other accounts; ``others``: there are some of other people."""
     try:
         mode = workspace.stat().st_mode & 0o777
+        reached = all(parent.stat().st_mode & 0o001 for parent in workspace.resolve().parents)
     except OSError:
         return []
-    if not mode & 0o007:
+    if not mode & 0o007 or not reached:
         return []
     return [
         Finding(

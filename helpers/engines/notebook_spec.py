@@ -90,7 +90,7 @@ def container_spec(
         working_dir=f"{HOME}/work",
         cap_drop=("ALL",),
         security_opt=("no-new-privileges:true",),  # its root stays writable: people install packages in it
-        health=Health(("python", "-I", "-S", "-c", ALIVE), interval=45, timeout=5, retries=2, start_period=60),
+        health=Health(("python", "-I", "-S", "-c", ALIVE), interval=45, timeout=10, retries=2, start_period=60),
         memory=settings.jupyter_memory,
         pids=settings.pids_limit * 8,  # data loaders and BLAS start threads by the core
         shm_size=settings.jupyter_shm_size,  # data loaders of several processes share batches through it

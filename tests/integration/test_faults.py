@@ -174,7 +174,7 @@ def test_disk_too_small_for_a_first_start(bare: Clone) -> None:
         inspection.refused(done, 1, "free at", "first start needs", "STATE_DIR")
         assert not (disk / "state" / bare.project / "state.json").exists()
         looked = bare.invoke("doctor", f"--state-dir={disk}/state")
-        assert re.search(r"disk\s+error", looked.stdout)
+        assert looked.returncode == 1 and re.search(r"disk\s+error", looked.stdout)
 
 
 @ROOT_ONLY
@@ -603,9 +603,7 @@ def test_service_that_cannot_start_stops_up_at_once(victim: Clone) -> None:
         status = victim.invoke("status")
         assert status.returncode == 1 and "Traceback" not in status.stderr and "logs mlflow" in status.stderr
         looked = victim.invoke("doctor")
-        assert looked.returncode == 1 and re.search(r"services +(error|warning) +mlflow is ", looked.stdout), (
-            looked.stdout
-        )
+        assert re.search(r"services +(error|warning) +mlflow is ", looked.stdout), looked.stdout
         opened = victim.invoke("open")
         assert "MLflow, which shows the start page, is" in opened.stderr, opened.stderr
         inspection.refused(victim.invoke("check"), 1)

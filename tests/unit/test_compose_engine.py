@@ -908,14 +908,3 @@ def test_a_database_that_is_replaced_while_it_is_asked_has_not_refused(
     else:
         with pytest.raises(ServiceFailed, match="the database's roles could not be set: ERROR:  no room"):
             engine.database.ensure_roles("old", Silent())
-
-
-@pytest.mark.parametrize(("mode", "others", "level"), [(0o755, True, Level.WARNING), (0o755, False, Level.OK)])
-def test_doctor_tells_of_a_workspace_that_is_open(tmp_path: Path, mode: int, others: bool, level: Level) -> None:
-    engine = engine_with(tmp_path)
-    place = engine.deployment.workspace
-    place.mkdir(parents=True)
-    place.chmod(mode)
-    assert [(found.level, found.check) for found in engine.checks.workspace(others)] == [(level, "workspace")]
-    place.chmod(0o700)
-    assert engine.checks.workspace(others) == []

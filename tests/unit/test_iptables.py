@@ -143,6 +143,10 @@ def test_what_doctor_says_of_the_rules(table: Table) -> None:
     (found,) = checks.exposure()
     assert found.level is Level.OK and found.detail.endswith("; `invoke up` sets drop rules against it")
     state.engine = "docker"
+    guard.rules = tuple
+    (found,) = checks.exposure()
+    assert found.level is Level.WARNING and "0 drop rules" not in found.detail, "none would close them"
+    guard.rules = wanted
     iptables.put("lab", wanted()[1:])
     (found,) = checks.exposure()
     assert found.level is Level.WARNING and found.detail.endswith("; 1 drop rule is not set"), found

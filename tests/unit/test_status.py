@@ -83,7 +83,11 @@ def test_what_ended_is_told_with_the_next_step() -> None:
 
     assert told(State.READY, State.RUNNING, State.DONE) == ("", "")
     wrong, step = told(State.STARTING, State.READY, State.DONE)
-    assert wrong == "mlflow is starting" and "to wait for it: " in step and step.endswith("invoke logs mlflow")
+    assert (
+        wrong == "mlflow is starting"
+        and step.startswith("to start it, or wait for it: ")
+        and step.endswith("invoke logs mlflow")
+    )
     assert told(State.MISSING, State.MISSING, State.MISSING) == ("", ""), "after down"
     wrong, step = told(State.EXITED, State.READY, State.DONE)
     assert wrong == "mlflow is exited (exit code 137)"
@@ -110,6 +114,7 @@ def test_the_first_link_is_the_notebooks_only_with_a_reason(rows: Any, tmp_path:
     up = ServiceStatus("jupyter", State.READY, ports=(Port("http", 8888, 8888),))
     server = ServiceStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
     assert not lacking(up) and not lacking(server, up)
+    assert "is starting" in lacking(replace(server, state=State.STARTING), up), "it has an address, and no answer"
     said = lacking(replace(server, state=State.EXITED, ports=()), up)
     assert said.startswith("MLflow, which shows the start page, is exited; to start it again: ")
 

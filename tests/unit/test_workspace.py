@@ -22,11 +22,13 @@ from helpers.engines.base import Engine, ExecResult
 from helpers.engines.docker import id_mapping, mapped_workspace
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.deployment import DockerDeployment
+from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.docker.id_mapping import IdMapping
 from helpers.engines.docker.notebook_container import NotebookContainer
 from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import LOCAL
 from helpers.errors import TrackbedError
+from helpers.findings import Level
 from helpers.project import workspace_folder
 from tests.conftest import PATIENCE
 from tests.unit.fakes import project
@@ -445,3 +447,19 @@ def test_a_folder_that_the_engines_root_may_not_enter(tmp_path: Path, said: str,
     problem, fix = result.problem()
     assert (said in problem, "root_squash" in fix) == (closed, closed)
     assert asked[0]["HostConfig"]["Mounts"][0]["Source"] == str(tmp_path), "what is there of a folder to be made"
+
+
+@pytest.mark.parametrize(("others", "level"), [(True, Level.WARNING), (False, Level.OK)])
+def test_doctor_tells_of_a_workspace_that_is_open(tmp_path: Path, place: Path, others: bool, level: Level) -> None:
+    docker = DockerEngine(project(tmp_path, workspace=str(place)))
+    assert [(found.level, found.check) for found in docker.checks.workspace(others)] == [(level, "workspace")]
+    place.parent.chmod(0o700)
+    assert docker.checks.workspace(others) == [], "nobody gets to it"
+    place.parent.chmod(0o755)
+    place.chmod(0o750)
+    assert docker.checks.workspace(others) == []
+
+
+def test_the_folder_that_up_makes_with_docker_is_closed(place: Path) -> None:
+    LOCAL.make_workspace(place / "work")
+    assert (place / "work").stat().st_mode & 0o007 == 0

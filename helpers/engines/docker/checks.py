@@ -120,6 +120,8 @@ class DockerChecks(Checks):
             return [Finding(Level.OK, "exposure", "this engine keeps ports published on 127.0.0.1 to this machine")]
         text = f"Docker {version}: before 28, machines on the same network can reach ports published on 127.0.0.1"
         rules = self.guard.rules()
+        if not rules:  # the notebook alone, or an engine elsewhere
+            return [Finding(Level.WARNING, "exposure", text, "upgrade to Docker 28 or newer on that machine")]
         typed = "; ".join(iptables.lines(rules))
         if not iptables.may_change():
             return [

@@ -39,14 +39,14 @@ def make(place: Path, ids: IdMapping) -> None:
     account in; root without sudo, or a file system without such lists, gives it to that account.
     """
     if ids.rootless:
-        workspace_folder.make(place, ids.root_uid, group(ids.root_uid), callers=False)
+        workspace_folder.make(place, ids.root_uid, group(ids.root_uid), callers=False, private=True)
         return
     uid, gid = ids.to_host(workspace_folder.UID), ids.to_host(workspace_folder.GID)
     if uid is None or gid is None:
-        workspace_folder.make(place)
+        workspace_folder.make(place, private=True)
         return
     created, whose = not place.is_dir(), person(ids)
-    workspace_folder.make(place, uid, gid, callers=bool(whose))
+    workspace_folder.make(place, uid, gid, callers=bool(whose), private=True)
     if not whose or not (created or is_closed(place, ids)):
         return
     try:

@@ -131,7 +131,9 @@ def _secrets(files: Iterable[SecretFile], image: str) -> list[str]:
 def _folder(service: ServiceSpec, mount: Mount, host: Host) -> str:
     """Make the folder of a bind mount where it is missing, on the machine of the engine."""
     folder = shlex.quote(mount.source)
-    created = f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {service.user} {folder}; }}'
+    closed = f" && chmod 700 {folder}" if mount.target == service.working_dir else ""  # the workspace, as `up` does
+    made = f"mkdir -p {folder}{closed}"
+    created = f'[ -d {folder} ] || {{ {made}; [ "$(id -u)" != 0 ] || chown {service.user} {folder}; }}'
     return f"ssh {host.tunnel} {shlex.quote(f'sh -c {shlex.quote(created)}')}" if host.remote else created
 
 

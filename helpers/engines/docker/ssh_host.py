@@ -46,7 +46,7 @@ OWNER = 'stat -c %u -- "$1" 2>/dev/null; exit 0'
 WORKSPACE = """\
 umask 022
 if [ ! -e "$1" ]; then
-  mkdir -p -- "$1" || exit 1
+  mkdir -p -- "$1" && chmod 700 -- "$1" || exit 1
   [ "$(id -u)" != 0 ] || chown "$2" -- "$1"
 fi
 [ -d "$1" ] || { echo "it is not a folder" >&2; exit 1; }

@@ -117,13 +117,15 @@ class Venv:
             return "it was half-made"
         argv = [
             str(self.python),
-            "-I",
+            *("-I", "-S"),  # what a site's own start-up files print is no missing file
             str(CHECK),
             str(self.site),
             str(self._marker),
             *(["upgraded"] if self.upgraded else []),
         ]
         done = commands.attempt(argv, CHECK_SECONDS)
+        if done.code == commands.TIMED_OUT:
+            return ""  # a slow disk: nothing is known to be missing
         if done.code:
             return "its Python is gone" if done.code == commands.NOT_BEGUN else "its Python does not start"
         return f"{done.stdout} is missing" if done.stdout else ""
