@@ -43,7 +43,7 @@ def place() -> Iterator[Path]:
         yield Path(folder)
 
 
-# --- bad input: one line, exit code 2, nothing made
+# --- bad input: what is wrong in one line and mostly what to write instead, exit code 2, nothing made
 
 INPUT = {
     "port too large": (["up", "--mlflow-port=70000"], {}, "", ["MLFLOW_PORT", "70000", "1 to 65535"]),
@@ -85,7 +85,10 @@ def test_bad_input(bare: Clone, case: str) -> None:
     finally:
         env_file.unlink(missing_ok=True)
     inspection.refused(done, 2, *expected)
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    error, *step = done.stderr.strip().splitlines()
+    assert error.startswith("error: "), done.stderr
+    if step:
+        assert len(step) == 2 and step[0].startswith("  -> ") and step[1].startswith("  see docs/"), done.stderr
     assert not done.stdout and not bare.state.exists()
 
 
