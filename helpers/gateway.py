@@ -18,7 +18,6 @@ from helpers.errors import SettingError, TrackbedError
 from helpers.project import users
 from helpers.project.project import Project
 from helpers.settings import DEFAULT, FOUND_ADDRESS, Settings
-from helpers.suggestions import did_you_mean, nearest, shown
 
 ROOT_FILE = "gateway-root.crt"
 LOOPBACK = "127.0.0.1"
@@ -223,8 +222,7 @@ def client_lines(project: Project, name: str | None, who: str = "") -> str:
         )
     known = users.load(settings)
     if name and name not in known:
-        guess = did_you_mean(nearest(name, known))
-        raise SettingError(f"user {shown(name)}: there is no such user.{guess}", "`invoke users.list` names them")
+        raise users.unknown(name, known)
     login = who or shlex.quote(name or next(iter(sorted(known)), "NAME"))
     lines = [
         f"export MLFLOW_TRACKING_URI={urls.public_url(settings, 'mlflow')}",

@@ -52,6 +52,11 @@ class Overview:
         return all(row.status.state is State.MISSING for row in self.rows)
 
     @property
+    def ready(self) -> bool:
+        """Whether every service of it is up."""
+        return all(row.status.up for row in self.rows)
+
+    @property
     def ports(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(p.published for row in self.rows for p in row.status.ports if p.published))
 
@@ -141,7 +146,7 @@ def condition(project: Project, view: Overview) -> str:
     """The whole of it in a word: ready, stopped (as after `down`), incomplete, or not made yet."""
     if view.stopped:
         return "stopped" if project.state.existed else "not made yet"
-    return "ready" if all(row.status.up for row in view.rows) else "incomplete"
+    return "ready" if view.ready else "incomplete"
 
 
 def not_running(view: Overview) -> str:

@@ -32,7 +32,7 @@ from helpers.status import Overview
 
 def show_ready(project: Project, view: Overview) -> None:
     """The box that a start ends with: the link to open, the user's files, what to type next."""
-    state = "ready" if all(row.status.up for row in view.rows) else "incomplete"
+    state = "ready" if view.ready else "incomplete"
     console.notice()
     console.box(f"{view.settings.project} is {state}", inspection.rows(project, view))
 
@@ -79,10 +79,6 @@ class Seen:
     ends: Finding | None
     end: dict[str, object] | None
     remarks: tuple[str, ...] = ()
-
-    @property
-    def ready(self) -> bool:
-        return all(row.status.up for row in self.view.rows)
 
 
 def look(project: Project, remarks: bool = True) -> Seen:
@@ -136,7 +132,7 @@ def status(given: Flags, format: str, json: bool, check: bool = False, watched: 
     else:
         show(seen)
     failed = check and any(one is not None and one.level is Level.ERROR for one in (seen.backups, seen.ends))
-    return 0 if seen.ready and not failed else FAILED
+    return 0 if seen.view.ready and not failed else FAILED
 
 
 def show_finding(finding: Finding | None) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,9 +139,14 @@ def remove(settings: Settings, name: str) -> str:
 def _with(settings: Settings, name: str) -> dict[str, Login]:
     logins = load(settings)
     if name not in logins:
-        guess = did_you_mean(nearest(name, logins))
-        raise SettingError(f"user {shown(name)}: there is no such user.{guess}", "`invoke users.list` names them")
+        raise unknown(name, logins)
     return logins
+
+
+def unknown(name: str, logins: Iterable[str]) -> SettingError:
+    """The error for a user that there is not."""
+    guess = did_you_mean(nearest(name, logins))
+    return SettingError(f"user {shown(name)}: there is no such user.{guess}", "`invoke users.list` names them")
 
 
 def forget(settings: Settings) -> None:

@@ -557,8 +557,7 @@ def test_a_restored_project_is_backed_up_as_one_that_was_started(
     facts = {"tables": {}, "objects": 0, "object_bytes": 0, "schema": "", "made": "today"}
     monkeypatch.setattr(data, "restore_backup", lambda *_: (created, Restored(facts, None)))
     monkeypatch.setattr(data, "show_services", lambda *_, **__: None)
-    server = SimpleNamespace(status=SimpleNamespace(up=True))
-    view = SimpleNamespace(settings=created.settings, rows=[server])
+    view = SimpleNamespace(settings=created.settings, ready=True)
     monkeypatch.setattr(status, "read", lambda _: view)
     monkeypatch.setattr(status, "rows", lambda one, seen: [("Open", "LINK")] if (one, seen) == (created, view) else [])
     monkeypatch.setattr(options, "load", lambda given: created)
@@ -569,7 +568,7 @@ def test_a_restored_project_is_backed_up_as_one_that_was_started(
     said = capsys.readouterr().err
     assert " is ready " in said and "Open  LINK" in said, "as `up` ends: MLflow's address alone asks for a token"
     assert ("the schedule is made" in said, "the last backup is set up" in said) == (not into, not into)
-    server.status.up = False
+    view.ready = False
     data.restore({}, str(tmp_path / "lab.tar"), into, False, False, True, False)
     assert " is incomplete " in capsys.readouterr().err
 

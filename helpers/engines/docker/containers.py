@@ -39,20 +39,19 @@ class Containers(DockerComponent):
         listed = self.api.containers([f"com.docker.compose.project={self.settings.project}"])
         return [c for c in listed if not self._has_own_volumes(c)]
 
-    def by_service(self, service: str = "") -> dict[str, Container]:
-        """Ours, or that of one service, each by the name of its service."""
-        return {_service(container): container for container in self.listed(service)}
+    def of(self, service: str) -> Container | None:
+        """That of a service; None where it has none."""
+        return next((one for one in self.listed(service) if _service(one) == service), None)
 
     def find(self, service: str) -> Container:
         """That of a service. Raises TrackbedError where it has none."""
-        for container in self.listed(service):
-            if service == _service(container):
-                return container
+        if container := self.of(service):
+            return container
         raise TrackbedError(f"{service} has no container", "`invoke up` creates it")
 
     def statuses(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         """The state of every service, in the order of the plan."""
-        result = self.by_service()
+        result = {_service(container): container for container in self.listed()}
         names = self.deployment.services
         if GATEWAY in result and GATEWAY not in names:
             names = (*names, GATEWAY)  # of a time when the project was public; a start removes it
@@ -60,7 +59,7 @@ class Containers(DockerComponent):
 
     def ports(self, service: str) -> tuple[Port, ...]:
         """Those that a service publishes, without a look at its state: a start asks often."""
-        container = self.by_service(service).get(service)
+        container = self.of(service)
         return self._ports(service, container) if container else ()
 
     def _ports(self, name: str, container: Container) -> tuple[Port, ...]:

@@ -218,7 +218,7 @@ class DockerEngine(base.Engine):
         return self.containers.statuses(detail)
 
     def details(self, service: str, hide: Hide) -> Details:
-        return self.inspection.details(service, self.containers.by_service().get(service), self.plan, hide)
+        return self.inspection.details(service, self.containers.of(service), self.plan, hide)
 
     def logs(self, service: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         # not the command line: it would outlive this process when that is killed, and hold a connection open
